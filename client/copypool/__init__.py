@@ -1,0 +1,1 @@
+"""Copypool: a distributed file store with primary and copy storage pools."""

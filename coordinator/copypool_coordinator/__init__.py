@@ -1,0 +1,1 @@
+"""The coordinator: the catalog in etcd, routing, placement and the controllers."""

@@ -1,0 +1,1 @@
+"""The storage node: volumes of extents, and the process that serves them."""
