@@ -1,0 +1,427 @@
+"""What nodes and coordinators say to each other. Structs only; the HTTP mapping is in `routes`. Always msgpack.
+
+Node -> coordinator calls carry `Authorization: Node <node id>:<credential hex>`; coordinator -> node commands carry
+`Authorization: Command <hex>` (key `command` of that node) and, inside, the leader's term. Any coordinator answers any
+node; only the leader gives commands. Structs are array-like: fields are only ever added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from copypool.protocol.api import AccessMode, AckRule, LocationState, PoolType, SegmentRef
+from copypool.protocol.capability import NodeKeys
+
+#: etcd takes 128 operations a transaction; the rest is for the extent, namespaces and fence rows.
+GROUP_OPS_MAX = 120
+EXTENT_SOFT_BYTES = 64 * 1024 * 1024  #: an extent this long takes no further group
+OPEN_EXTENTS_MAX = 16  #: open extents per volume
+EXTENT_HEADER_BYTES = 4096  #: offset of the first group; the shortest valid length of a location
+PULL_COMMIT_BYTES = 16 * 1024 * 1024
+
+
+class Internal(msgspec.Struct, array_like=True):
+    """Base of the array-like structs below."""
+
+
+# -- joining, sessions, volumes ---------------------------------------------------------------
+class JoinRequest(Internal):
+    """POST /n/join with `Authorization: Join <join token>`: once in a node's life; safe to repeat with its nonce."""
+
+    name: str
+    nonce: bytes  #: 16 random bytes that the node wrote to its state folder before asking
+
+
+class JoinReply(Internal):
+    cluster_id: bytes  #: 16 bytes
+    node_id: int
+    credential: bytes
+    command_key: bytes
+
+
+class RegisterRequest(Internal):
+    """POST /n/register: start a session. Compare-and-swap on `s/<node>`; fences every earlier epoch of this node."""
+
+    node_id: int
+    nonce: bytes  #: 16 random bytes of this process: a repeat of the same process is recognised
+    url: str
+    zone: str
+    host: str
+    software: str
+
+
+class Peer(Internal):
+    node_id: int
+    name: str
+    url: str
+
+
+class RegisterReply(Internal):
+    cluster_id: bytes
+    epoch: int  #: mod revision of the registration
+    ttl_s: int
+    term: int
+    keys: list[NodeKeys]
+    cluster_time_ms: int
+    coordinators: list[str]  #: base URLs
+
+
+class VolumeReport(Internal):
+    """State of one volume in a heartbeat."""
+
+    volume: int
+    free_bytes: int  #: available to new extents, reserve already taken off
+    total_bytes: int
+    open_extents: int
+    queued_bytes: int
+    probe_age_ms: int  #: age of the last good write + fsync probe
+    read_only: bool  #: the node stopped writing to it (write error)
+    unknown_extents: int
+    extents: int
+    stored_bytes: int
+
+
+class ReadFault(Internal):
+    """Failures that clients or pullers told us of, summed per second; it makes nobody mark anything."""
+
+    extent: int
+    volume: int
+    reason: str
+    count: int
+
+
+class HeartbeatRequest(Internal):
+    """POST /n/heartbeat, every 3 s to every coordinator; one of them is asked to renew the lease."""
+
+    node_id: int
+    epoch: int
+    renew: bool  #: exactly one coordinator a round gets True, and only while all probes are fresh
+    volumes: list[VolumeReport]
+    version_seen: int = 0  #: highest version minted or observed
+
+
+class VolumeDirective(Internal):
+    """What the catalog says of a volume of this node."""
+
+    volume: int
+    access: AccessMode
+
+
+class HeartbeatReply(Internal):
+    session_alive: bool  #: False: fenced; register again (new epoch), then seal
+    cluster_time_ms: int
+    term: int
+    coordinators: list[str]
+    peers: list[Peer]
+    volumes: list[VolumeDirective]
+    keys: list[NodeKeys]
+
+
+class MountRequest(Internal):
+    """POST /n/mount: claim a volume for this node; `label_epoch` is already written to its label and fsync'd."""
+
+    node_id: int
+    epoch: int
+    name: str
+    uuid: bytes  #: 16 bytes, of the label
+    pool: str
+    pool_type: PoolType
+    label_epoch: int  #: must be the catalog's epoch + 1, else `Conflict`: a clone or a rolled-back disk
+
+
+class MountReply(Internal):
+    volume: int
+    pool: int
+    access: AccessMode
+    catalog_revision: int  #: the node refuses a catalog below the highest revision on its label (safe mode)
+
+
+# -- extents ----------------------------------------------------------------------------------
+class ExtentClass(Internal):
+    """(primary pool, copy pools, ack rule); names, for the extent header, so that volumes alone tell it."""
+
+    class_id: int
+    primary_pool: str
+    copy_pools: list[str]
+    ack: AckRule
+
+
+class OpenExtentRequest(Internal):
+    """POST /n/open: a new extent on this volume. The rows exist when it answers; the file does not yet."""
+
+    node_id: int
+    epoch: int
+    volume: int
+    class_id: int
+
+
+class OpenExtentReply(Internal):
+    extent: int
+    generation: int
+    revision: int  #: of `o/<extent>`
+    extent_class: ExtentClass
+
+
+RecordKind = Literal["file", "tombstone", "part", "manifest", "config"]
+
+
+class CommitEntry(Internal):
+    """One record of a group, as its row needs it."""
+
+    kind: RecordKind
+    namespace: int
+    path: str
+    version: int
+    size: int
+    digest: bytes
+    write_id: bytes
+    first_sent_ms: int  #: when the client first sent this write id; 0: now
+    segment: SegmentRef  #: payload place (length 0 for empty files and tombstones)
+    header_bytes: int
+    if_absent: bool
+    capability: int  #: index into CommitRequest.capabilities
+    upload: bytes = b""  #: kinds `part` and `manifest`: 16 bytes
+    part: int = 0  #: kind `part`: its number
+    segments: list[SegmentRef] = []  #: kind `manifest`: all parts in order
+    part_versions: list[int] = []  #: kind `manifest`: versions of the named parts
+
+
+class Claim(Internal):
+    """Bytes that another node holds of this group (simultaneous write): its session is compared as well."""
+
+    node_id: int
+    epoch: int
+    volume: int
+
+
+class Refusal(Internal):
+    """Record `index` of group `group` of this extent was refused: it is no file, although its bytes are there."""
+
+    group: int
+    index: int
+
+
+class CommitRequest(Internal):
+    """POST /n/commit: make one group visible: one etcd transaction for up to 120 operations.
+
+    Safe to repeat as it is after a lost reply, through any coordinator: the revision of `o/` decides, and a group
+    that has landed is recognised by its number and length.
+    """
+
+    node_id: int
+    epoch: int
+    extent: int
+    revision: int  #: of `o/<extent>`, from the last reply
+    group: int
+    old_length: int
+    new_length: int
+    noted: list[Refusal]  #: refusals of earlier groups that this group's header notes on disk
+    entries: list[CommitEntry]  #: each path at most once
+    capabilities: list[str]  #: write capabilities of the clients, checked again per row
+    claims: list[Claim] = []
+    seal: bool = False  #: also seal the extent at new_length (in the same transaction)
+
+
+EntryOutcome = Literal[
+    "committed",  # the row is there; ack
+    "replayed",  # this write id had been applied before, as `version`; this record is refused
+    "conflict",  # `if_absent` and it exists (as `version`)
+    "not_found",  # tombstone for a path that has no file
+    "stale",  # version not above `version`, or implausible: append again with a higher one
+    "contended",  # the path lost the race twice: append again in a group of its own
+    "forbidden",  # capability does not cover it, or the namespace is gone
+    "unknown_write",  # the write id is too old to tell whether it was applied
+    "invalid",  # e.g. a manifest whose parts are not the upload's
+]
+
+
+class EntryResult(Internal):
+    outcome: EntryOutcome
+    version: int = 0
+    message: str = ""
+
+
+class CommitReply(Internal):
+    revision: int  #: of `o/<extent>` now; of `e/<extent>` when it was sealed
+    length: int
+    results: list[EntryResult]  #: one per entry; every outcome but `committed` makes the record a refused one
+
+
+class SealRequest(Internal):
+    """POST /n/seal: end an own extent at its committed length, whatever that is. Safe to repeat."""
+
+    node_id: int
+    epoch: int
+    extent: int
+
+
+class SealReply(Internal):
+    """The truth about an extent that is sealed: cut to it, write the footer."""
+
+    extent: int
+    generation: int  #: of this node's location
+    length: int
+    refusals: list[Refusal]  #: not noted on disk by a later group
+    group: int  #: last committed group, -1: none
+
+
+class OwnExtentsRequest(Internal):
+    """POST /n/extents: what the catalog says this node's volume holds, by pages of extent ids."""
+
+    node_id: int
+    epoch: int
+    volume: int
+    after: int = -1
+
+
+class OwnExtent(Internal):
+    extent: int
+    generation: int
+    state: LocationState
+    length: int  #: of this location; of an open extent that this node writes: its committed length
+    sealed: bool
+    writer: bool  #: open and written by this volume (under an earlier epoch after a restart: seal it)
+
+
+class OwnExtentsReply(Internal):
+    extents: list[OwnExtent]
+    next_after: int  #: -1: no more
+    revision: int  #: catalog revision of the view that answered
+
+
+class InventoryReport(Internal):
+    """POST /n/inventory: what was found on the volume and does not agree with /n/extents.
+
+    Only locations whose row is older than `revision` are judged; the node has looked at each file once more.
+    """
+
+    node_id: int
+    epoch: int
+    volume: int
+    revision: int
+    missing: list[int]  #: extents whose file is not there
+    short: list[SegmentRef]  #: (extent, generation, actual length): shorter than the location claims
+
+
+# -- copying, verifying, dropping -------------------------------------------------------------
+class PullSource(Internal):
+    node_id: int
+    url: str
+    length: int  #: of that location
+    capability: str
+
+
+class PullCommand(Internal):
+    """POST /i/pull at the destination: bring its location up to `up_to`. Idempotent; the node owns it from now on."""
+
+    term: int
+    extent: int
+    volume: int
+    generation: int
+    up_to: int
+    sealed: bool
+    refusals: list[Refusal]  #: for the footer, when sealed
+    digest: bytes  #: of the sealed extent, when known
+    sources: list[PullSource]  #: best first
+
+
+class ProgressReport(Internal):
+    """POST /n/progress: the location holds verified, fsync'd bytes up to `length`."""
+
+    node_id: int
+    epoch: int
+    extent: int
+    volume: int
+    generation: int
+    length: int
+    records: int  #: records that end within `length`
+    finished: bool  #: reached the length it was told; counts as good
+    verified: bool  #: sealed, and read back from the medium past the page cache
+
+
+class VerifyCommand(Internal):
+    """POST /i/verify: read every byte of this location up to `length` from the medium and report. Queued, paced."""
+
+    term: int
+    extent: int
+    volume: int
+    generation: int
+    length: int
+    sealed: bool
+    cause: str = ""  #: event id that asked for it
+
+
+class VerifyReport(Internal):
+    """POST /n/verified."""
+
+    node_id: int
+    epoch: int
+    extent: int
+    volume: int
+    generation: int
+    length: int  #: how far the location was read
+    good: bool
+    digest: bytes  #: of [0, length) when good and sealed
+    evidence: str  #: when bad: what failed, at which offset
+    bad_offset: int = -1
+    missing: bool = False  #: the file is not there
+    cause: str = ""
+
+
+class DropCommand(Internal):
+    """POST /i/drop: delete exactly this generation. Answer `DropReply`; deleting what is gone is fine."""
+
+    term: int
+    extent: int
+    volume: int
+    generation: int
+
+
+class DropReply(Internal):
+    gone: bool
+
+
+class SealCommand(Internal):
+    """POST /i/seal: the extent was sealed by somebody else (fencing): cut to `length`, write the footer."""
+
+    term: int
+    extent: int
+    volume: int
+    generation: int
+    length: int
+    group: int
+    refusals: list[Refusal]
+
+
+# -- group reads ------------------------------------------------------------------------------
+class ReadItem(Internal):
+    extent: int
+    offset: int
+    length: int  #: <= SMALL_MAX_BYTES
+
+
+class ReadManyRequest(Internal):
+    """POST /i/read-many: many small payloads in one call. The node verifies each before it answers."""
+
+    items: list[ReadItem]
+
+
+class ReadManyItem(Internal):
+    code: str  #: "" when `payload` is valid
+    payload: bytes
+
+
+class ReadManyReply(Internal):
+    items: list[ReadManyItem]
+
+
+class RecordInfo(msgspec.Struct, frozen=True):
+    """What a record header tells; GET /v1/record/... at a node."""
+
+    kind: RecordKind
+    namespace: int
+    path: str
+    version: int
+    metadata: dict[str, str]
