@@ -1,0 +1,227 @@
+"""Values in etcd: array-like msgpack structs with integer ids and a format number in front. Pure.
+
+Fields are only ever added at the end, with a default. `_ms` are milliseconds of cluster time since the epoch.
+Which writer may write which row is in coordinator/README.md; it is what makes the compares few.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar
+
+import msgspec
+
+from copypool.protocol.api import AccessMode, AckRule, LocationState, PoolType, SegmentRef
+from copypool.protocol.internal import Refusal
+
+
+class Row(msgspec.Struct, array_like=True):
+    """Base of all rows."""
+
+
+class PoolRow(Row):
+    format: int
+    id: int
+    type: PoolType
+
+
+class NamespaceRow(Row):
+    format: int
+    id: int
+    class_id: int  #: class of new extents
+    state: str = "live"  #: `live` or `deleting`
+    quota_bytes: int = 0  #: 0: none
+
+
+class ClassRow(Row):
+    """(primary pool, copy pools, ack rule); key = canonical text of the three, so equal classes have one id."""
+
+    format: int
+    id: int
+    primary_pool: int
+    copy_pools: list[int]
+    ack: AckRule
+
+
+class NodeRow(Row):
+    format: int
+    id: int
+    nonce_sha256: bytes  #: of the join nonce: a repeated join is recognised
+    url: str
+    zone: str
+    host: str
+    away_since_ms: int = 0  #: 0: not away; written by the HealthController, kept over leader changes
+    maintenance_until_ms: int = 0
+
+
+class SessionRow(Row):
+    """Only registration writes it; mod revision = epoch."""
+
+    format: int
+    lease: int
+    nonce: bytes
+    url: str
+    since_ms: int
+
+
+class CoordinatorRow(Row):
+    format: int
+    url: str
+    since_ms: int
+
+
+class VolumeRow(Row):
+    format: int
+    id: int
+    uuid: bytes
+    pool: int
+    node: int
+    epoch: int  #: of the label: a clone or rolled-back disk loses the compare
+    access: AccessMode
+    location_text: str = ""
+
+
+class Location(Row):
+    """One extent on one volume."""
+
+    volume: int
+    generation: int
+    state: LocationState
+    length: int  #: verified and fsync'd there; of the writer of an open extent: 0, `o/` knows
+    records: int  #: records that end within `length`
+    verified_ms: int = 0  #: last time every byte was read back and matched; 0: not yet
+    changed_ms: int = 0
+    evidence: str = ""  #: of a damaged or missing location
+
+
+class ExtentRow(Row):
+    format: int
+    class_id: int
+    open: bool
+    writer_node: int
+    writer_volume: int
+    epoch: int  #: of the writer's session
+    opened_ms: int
+    locations: list[Location]
+    length: int = 0  #: sealed length
+    records: int = 0
+    bytes: int = 0  #: payload bytes put in
+    group: int = -1  #: last committed group
+    refusals: list[Refusal] = []  #: not noted by a later group
+    digest: bytes = b""  #: of [0, length) once a holder has read it back
+    sealed_ms: int = 0
+    next_generation: int = 1
+
+
+class OpenRow(Row):
+    """`o/<extent>`: what commits alone write."""
+
+    format: int
+    length: int
+    group: int  #: last committed group, -1: none
+    records: int
+    bytes: int
+    uncopied_since_ms: int  #: time of the first commit past the shortest copy; 0: all copied as far as known
+    refusals: list[Refusal] = []  #: of committed groups, not yet noted on disk
+
+
+class FileFlag(IntEnum):
+    """Bits of `FileRow.flags`."""
+
+    tombstone = 1
+    multipart = 2  #: `record` is a manifest record
+    in_manifest = 4  #: the segments are only in the manifest record
+
+
+class FileRow(Row):
+    """A file's version. At most 300 bytes in etcd with its key for a small file, so: arrays, ints, raw bytes."""
+
+    format: int
+    flags: int
+    version: int
+    size: int
+    digest: bytes
+    write_id: bytes
+    record: SegmentRef  #: the record that made this version: its payload place; small files: their only segment
+    header_bytes: int  #: the record's header stands this much before `record.offset`
+    segments: list[SegmentRef] | None = None  #: of a multipart file, when at most 64
+    recent: list[tuple[bytes, int]] | None = None  #: (write id, replaced ms) of up to 4 versions replaced in 10 min
+
+
+class PartRow(Row):
+    format: int
+    version: int
+    size: int
+    digest: bytes
+    write_id: bytes
+    segment: SegmentRef
+
+
+class UploadRow(Row):
+    format: int
+    path: str
+    begun_ms: int
+
+
+class TokenRow(Row):
+    format: int
+    name: str
+    role: int
+    namespace: str
+    prefix: str
+    expires_ms: int
+
+
+class LeaderRow(Row):
+    """Leased; its create revision is the term."""
+
+    format: int
+    name: str
+    url: str
+
+
+class ClusterRow(Row):
+    format: int
+    id: bytes
+    created_ms: int
+
+
+class CountersRow(Row):
+    """Sums since the coordinator's first start, flushed every 10 s; the sum over coordinators is the truth so far."""
+
+    format: int
+    files: int
+    bytes: int
+    as_of_ms: int
+    dead: dict[int, tuple[int, int]]  #: extent -> (records, payload bytes) deleted or overwritten since the last fold
+
+
+class EventRow(Row):
+    format: int
+    unix_ms: int
+    kind: str
+    who: str
+    message: str
+    extent: int = 0
+    volume: str = ""
+    node: str = ""
+    cause: str = ""
+
+
+FORMAT = 1
+R = TypeVar("R", bound=Row)
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type[Row], msgspec.msgpack.Decoder[Row]] = {}
+
+
+def encode(row: Row) -> bytes:
+    """The value to put."""
+    return _encoder.encode(row)
+
+
+def decode(value: bytes, row: type[R]) -> R:
+    """The row of a value."""
+    decoder = _decoders.get(row)
+    if decoder is None:
+        decoder = _decoders[row] = msgspec.msgpack.Decoder(row)
+    return decoder.decode(value)  # type: ignore[return-value]
