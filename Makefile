@@ -1,0 +1,48 @@
+# Every target sets up what it needs: a bare machine with Python >= 3.11, pip and apt is enough.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+ETCD_READY := $(VENV)/.etcd-ready
+# The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test unit demo clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) $(ETCD_READY) ## Make .venv and find or fetch etcd; the other targets do this by themselves
+
+$(READY): pyproject.toml .ci/setup-venv
+	PYTHON="$(PYTHON)" .ci/setup-venv $(VENV)
+	@touch $@
+
+$(ETCD_READY): $(READY) .ci/setup-etcd
+	.ci/setup-etcd $(VENV)
+	@touch $@
+
+check: $(READY) ## Lint, format, types, layers: seconds
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: $(READY) ## Format the code and sort its imports
+	ruff check --fix .
+	ruff format .
+
+test: $(READY) $(ETCD_READY) ## All tests: unit, contract, integration (real processes, real etcd)
+	pytest
+
+unit: $(READY) ## Unit tests alone: seconds
+	pytest tests/unit
+
+demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, in .demo: under 3 minutes
+	copypool dev demo --dir .demo
+
+clean: ## Stop what `copypool dev` runs here, then remove .venv, .dev, .demo and caches
+	@for dir in .dev .demo; do \
+	  if [ -d $$dir ] && [ -x $(VENV)/bin/copypool ]; then copypool dev down --dir $$dir --wipe; fi; done
+	rm -rf $(VENV) .dev .demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find client node coordinator tests -name __pycache__ -type d -prune -exec rm -rf {} +
