@@ -117,7 +117,7 @@ def open_capability(text: str, keys: Mapping[int, NodeKeys], node_id: int, now_m
     try:
         raw = urlsafe_b64decode(text)
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        capability = _decoder.decode(body)
+        capability: Capability = _decoder.decode(body)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as exc:
         raise Forbidden("the capability is malformed: ask a coordinator for a new one") from exc
     known = keys.get(capability.key_number)

@@ -9,7 +9,7 @@ Node, for clients            PUT, DELETE /v1/files/<namespace id>/<path>      ca
                              POST /v1/complete/<namespace id>/<path>          capability `w`; CompleteRequest
                              POST /v1/batch/<namespace id>                    capability `w`; batch framing
                              GET, HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>   capability `r`, Range
-                             GET /v1/record/<extent>/<offset>?v=<version>     capability `r`, header_bytes > 0; RecordInfo
+                             GET /v1/record/<extent>/<offset>?v=<version>     capability `r` with header_bytes
                              GET /livez /readyz /metrics
 Node, for coordinators       POST /i/<verb>                       structs of `internal`
 Node, for nodes              GET /i/raw/<extent>?from=&to=        capability `p`: raw bytes of the extent file
