@@ -44,10 +44,10 @@ def test_look_alikes_stay_two_files() -> None:
 @given(st.text(max_size=40))
 def test_a_path_is_returned_unchanged_or_refused_by_the_caller_branch(path: str) -> None:
     try:
-        assert check_path(path) is path
-    except CallerError as error:
-        assert error.message
+        accepted = check_path(path)
+    except CallerError:
         return
+    assert accepted is path
     parts = path.split("/")
     assert all(part not in ("", ".", "..") for part in parts)
     assert "\0" not in path
