@@ -359,6 +359,30 @@ class PoolInfo(msgspec.Struct):
     debt_bytes: int  #: copy pools: bytes of their classes not yet good here
 
 
+class NodeList(msgspec.Struct):
+    """Answer of POST /rpc/nodes (`Empty`), role operator."""
+
+    items: list[NodeInfo]
+
+
+class VolumeList(msgspec.Struct):
+    """Answer of POST /rpc/volumes (`Empty`), role operator."""
+
+    items: list[VolumeInfo]
+
+
+class PoolList(msgspec.Struct):
+    """Answer of POST /rpc/pools (`Empty`), role operator."""
+
+    items: list[PoolInfo]
+
+
+class NamespaceList(msgspec.Struct):
+    """Answer of POST /rpc/namespaces (`Empty`), role reader: the namespaces in the token's scope."""
+
+    items: list[NamespaceInfo]
+
+
 class StatusReply(msgspec.Struct, omit_defaults=False):
     """POST /rpc/status, role reader. The contract of `copypool status --json`."""
 

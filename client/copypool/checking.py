@@ -1,0 +1,98 @@
+"""Turns the raw stripes of a segment read into checked payload bytes. No I/O.
+
+Invariant 3: no byte leaves here that did not pass its block's checksum, seeded with the place it was asked from.
+"""
+
+from __future__ import annotations
+
+from copypool.protocol import stripes
+
+
+class StripeChecker:
+    """Feed it the body of one raw read of payload [start, stop); take out payload bytes in order.
+
+    Once `broken` is set nothing more comes out: the bytes given so far are good and end at `position`.
+    """
+
+    __slots__ = ("_buffer", "_checked", "_extent", "_part", "_parts", "_prelude", "broken", "position", "stop")
+
+    def __init__(self, extent: int, offset: int, length: int, start: int, stop: int) -> None:
+        self._extent = extent
+        self._parts = stripes.split_range(offset, length, start, stop)
+        self._part = next(self._parts, None)
+        self._prelude: stripes.StripePrelude | None = None
+        self._checked = 0  #: bytes of the current part's blocks that were checked and taken off the buffer
+        self._buffer = bytearray()
+        self.position = start  #: payload offset after the last byte given out
+        self.stop = stop
+        self.broken = ""  #: why the bytes are not what they should be, or ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every wanted byte was given out."""
+        return self._part is None
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Add received bytes; the payload that became checked by them, in order."""
+        if self.broken:
+            return []
+        if self._part is None:
+            self.broken = "more bytes than the range has"
+            return []
+        self._buffer += data
+        ready: list[bytes] = []
+        while (part := self._part) is not None and (piece := self._next_piece(part)) is not None:
+            if piece:
+                ready.append(piece)
+                self.position += len(piece)
+        if self.finished and self._buffer:
+            self.broken = "more bytes than the range has"
+        return ready
+
+    def _next_piece(self, part: stripes.StripeRange) -> bytes | None:
+        """Checked payload at hand (may be empty); None when more bytes are needed or the read is broken."""
+        if self.broken or (self._prelude is None and not self._read_prelude(part)):
+            return None
+        return self._read_blocks(part)
+
+    def _read_prelude(self, part: stripes.StripeRange) -> bool:
+        if len(self._buffer) < part.prelude_bytes:
+            return False
+        prelude = stripes.decode_prelude(self._buffer[: part.prelude_bytes], self._extent, part.prelude_offset)
+        if prelude is None or stripes.prelude_bytes(prelude.payload_bytes) != part.prelude_bytes:
+            self.broken = f"the stripe header at offset {part.prelude_offset} fails its checksum"
+            return False
+        if prelude.payload_bytes < part.first_block * stripes.BLOCK_BYTES + part.data_bytes:
+            self.broken = f"the stripe at offset {part.prelude_offset} is shorter than its segment says"
+            return False
+        self._prelude = prelude
+        del self._buffer[: part.prelude_bytes]
+        return True
+
+    def _read_blocks(self, part: stripes.StripeRange) -> bytes | None:
+        """Payload of the whole blocks at hand, trimmed to the range; None when there is no whole block yet."""
+        left = part.data_bytes - self._checked
+        at_hand = min(left, len(self._buffer))
+        whole = at_hand if at_hand == left else at_hand - at_hand % stripes.BLOCK_BYTES
+        if whole == 0:
+            return None
+        assert self._prelude is not None
+        window = part._replace(
+            data_offset=part.data_offset + self._checked,
+            first_block=part.first_block + self._checked // stripes.BLOCK_BYTES,
+        )
+        with memoryview(self._buffer) as view, view[:whole] as blocks:
+            bad = stripes.first_bad_block(blocks, self._prelude, self._extent, window)
+            good = whole if bad is None else bad
+            begin = max(part.skip_bytes - self._checked, 0)
+            end = min(part.skip_bytes + part.take_bytes - self._checked, good)
+            piece = bytes(blocks[begin:end]) if end > begin else b""
+        if bad is not None:
+            self.broken = f"the block at offset {window.data_offset + bad} fails its checksum"
+        del self._buffer[:whole]
+        self._checked += whole
+        if self._checked == part.data_bytes and bad is None:
+            self._part = next(self._parts, None)
+            self._prelude = None
+            self._checked = 0
+        return piece

@@ -1,0 +1,75 @@
+"""Which source a segment is read from next. A pure state machine: failures and progress in, the next source out.
+
+A source that failed is not asked again *at the same byte*; past that byte it is, after the others: two locations may
+each have a bad block, at different places, and together still hold every byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from copypool.protocol.api import Source
+
+Reason = Literal["refused", "timeout", "stall", "checksum", "error", "expired"]
+
+#: A source that could not be reached costs a timeout to ask again, one with a bad block costs nothing.
+_WEIGHT: dict[Reason, int] = {"expired": 0, "checksum": 1, "error": 2, "refused": 3, "stall": 4, "timeout": 5}
+
+
+class SegmentSources:
+    """Sources of one segment, best first, and what was learned about them while reading it.
+
+    Invariant 3 is not in here: this decides only whom to ask, the checker decides what counts as a byte.
+    """
+
+    __slots__ = ("_failed_at", "_refreshed_at", "_sources", "_weight", "story")
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
+        self._failed_at: dict[tuple[int, str], int] = {}
+        self._weight: dict[tuple[int, str], int] = {}
+        self._refreshed_at: int | None = None
+        self.story: list[tuple[str, Reason, int]] = []  #: (node, reason, byte) of every failure, for the error
+
+    def candidates(self, position: int) -> list[Source]:
+        """Sources worth asking for the byte at `position`, best first; empty when all failed there."""
+        usable = [
+            (self._weight.get(_key(source), 0), rank, source)
+            for rank, source in enumerate(self._sources)
+            if self._failed_at.get(_key(source)) != position
+        ]
+        return [source for _, _, source in sorted(usable, key=lambda item: item[:2])]
+
+    def failed(self, source: Source, position: int, reason: Reason) -> None:
+        """The source gave nothing usable at `position`; every byte before it was delivered."""
+        key = _key(source)
+        self._failed_at[key] = position
+        self._weight[key] = max(_WEIGHT[reason], self._weight.get(key, 0))
+        self.story.append((source.node, reason, position))
+        del self.story[:-32]
+
+    def may_refresh(self, position: int) -> bool:
+        """Whether to look the same version up once more: at most once without progress since the last time."""
+        return self._refreshed_at is None or position > self._refreshed_at
+
+    def refreshed(self, sources: Sequence[Source], position: int) -> None:
+        """Start again at `position` with what a new lookup of the same version said."""
+        self._sources = list(sources)
+        self._failed_at.clear()
+        self._weight.clear()
+        self._refreshed_at = position
+
+    @property
+    def only_bad_checksums(self) -> bool:
+        """Whether sources answered, and each with bytes that failed their checksum."""
+        current = [_key(source) for source in self._sources]
+        return bool(current) and all(self._weight.get(key) == _WEIGHT["checksum"] for key in current)
+
+    def describe(self) -> str:
+        """What was tried, in a few words."""
+        return ", ".join(f"{node}: {reason} at byte {byte}" for node, reason, byte in self.story[-8:]) or "no source"
+
+
+def _key(source: Source) -> tuple[int, str]:
+    return source.node_id, source.volume
