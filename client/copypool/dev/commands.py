@@ -1,0 +1,130 @@
+"""`copypool dev`: the command line over `Supervisor`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+import msgspec
+
+from copypool.dev.layout import NAMESPACE, Sizes
+from copypool.dev.supervisor import READY_TIMEOUT_S, STOP_TIMEOUT_S, ProcessStatus, Supervisor
+
+DEFAULT_FOLDER = ".dev"
+
+_folder = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="The folder of the cluster.",
+)
+
+
+def _supervisor(folder: Path) -> Supervisor:
+    return Supervisor(folder, say=lambda line: click.echo(line, err=True))
+
+
+@click.group()
+def dev() -> None:
+    """A whole cluster on this machine, as real processes in one folder: for trying out and for tests."""
+
+
+@dev.command()
+@_folder
+@click.option("--etcd", type=int, help="etcd members [1].")
+@click.option("--coordinators", type=int, help="Coordinators [2].")
+@click.option("--primary-nodes", type=int, help="Nodes with a primary volume [2].")
+@click.option("--copy-nodes", type=int, help="Nodes with a copy volume [2].")
+@click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
+def up(folder: Path, timeout_s: float, **given: int | None) -> None:
+    """Make the cluster if there is none, start what does not run, wait until all of it serves."""
+    sizes = Sizes(**{name: number for name, number in given.items() if number is not None})
+    supervisor = _supervisor(folder)
+    cluster = supervisor.up(None if supervisor.exists and sizes == Sizes() else sizes, timeout_s=timeout_s)
+    click.echo(f"{len(cluster.processes)} processes are ready; logs in {supervisor.layout.logs}")
+    profile = "" if folder == Path(DEFAULT_FOLDER) else f" --profile {folder / supervisor.layout.profile_file.name}"
+    click.echo("Next:")
+    click.echo(f"  copypool{profile} put README.md {NAMESPACE}/README.md")
+    click.echo(f"  copypool{profile} stat {NAMESPACE}/README.md")
+    click.echo(f"  copypool{profile} status")
+
+
+@dev.command()
+@_folder
+@click.option("--wipe", is_flag=True, help="Remove the folder as well: everything stored in it is gone.")
+@click.option("--timeout", "timeout_s", type=float, default=STOP_TIMEOUT_S, show_default=True, help="Then SIGKILL.")
+def down(folder: Path, wipe: bool, timeout_s: float) -> None:
+    """End every process of the cluster; its data stays unless --wipe is given."""
+    _supervisor(folder).down(wipe, timeout_s)
+
+
+@dev.command()
+@_folder
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(context: click.Context, folder: Path, as_json: bool) -> None:
+    """Show every process. Exit code 3 when one is not ready."""
+    found = _supervisor(folder).status()
+    click.echo(msgspec.json.encode({"processes": found}).decode() if as_json else _table(found))
+    if any(process.state != "ready" for process in found):
+        context.exit(3)
+
+
+def _table(found: list[ProcessStatus]) -> str:
+    lines = [f"{'name':<14}{'state':<9}{'pid':>8}  {'url':<24}{'zone':<8}{'pool':<9}"]
+    for process in found:
+        pid = str(process.pid) if process.pid else "-"
+        line = f"{process.name:<14}{process.state:<9}{pid:>8}  {process.url:<24}{process.zone:<8}{process.pool:<9}"
+        lines.append(f"{line}{process.reason}".rstrip())
+    return "\n".join(lines)
+
+
+@dev.command()
+@click.argument("name")
+@_folder
+def start(name: str, folder: Path) -> None:
+    """Start one process that is down, and wait until it is ready."""
+    _supervisor(folder).start(name)
+
+
+@dev.command()
+@click.argument("name")
+@_folder
+@click.option(
+    "--signal",
+    "signal_name",
+    type=click.Choice(["KILL", "TERM", "INT", "STOP", "CONT", "HUP"]),
+    default="KILL",
+    show_default=True,
+)
+@click.pass_context
+def kill(context: click.Context, name: str, folder: Path, signal_name: str) -> None:
+    """Send a signal to one process: kill -9 unless told otherwise."""
+    _told(context, name, _supervisor(folder).kill(name, signal.Signals[f"SIG{signal_name}"]))
+
+
+@dev.command()
+@click.argument("name")
+@_folder
+@click.pass_context
+def stop(context: click.Context, name: str, folder: Path) -> None:
+    """Freeze one process (SIGSTOP): it keeps its connections and answers nothing."""
+    _told(context, name, _supervisor(folder).stop(name))
+
+
+@dev.command()
+@click.argument("name")
+@_folder
+@click.pass_context
+def cont(context: click.Context, name: str, folder: Path) -> None:
+    """Let a frozen process go on (SIGCONT)."""
+    _told(context, name, _supervisor(folder).cont(name))
+
+
+def _told(context: click.Context, name: str, sent: bool) -> None:
+    if not sent:
+        click.echo(f"{name} is down: nothing was sent", err=True)
+        context.exit(1)

@@ -1,0 +1,91 @@
+"""Detached processes: start one, recognise it again, send it a signal, wait for its end.
+
+A process is recognised by its id *and* by an argument that no other program has (the path of its configuration
+file), so a reused process id is never taken for ours. Signals go through a pidfd that is opened before the check:
+between check and signal the id cannot change hands. Linux only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+State = Literal["running", "stopped", "down"]
+
+
+def spawn(arguments: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> int:
+    """Start a program in a session of its own, its output appended to `log_file`; the process id.
+
+    It outlives its starter and gets none of the starter's open files. `FileNotFoundError` when there is no program.
+    """
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        arguments[0],
+        list(arguments),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log_file), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def _reap(pid: int) -> None:
+    # Ours to bury only when this very process started it; else its parent, or init, does.
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def state_of(pid: int, mark: str) -> State:
+    """Whether the process with this id runs, is stopped (SIGSTOP), or is not the one with `mark` as an argument."""
+    _reap(pid)
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # The name in the second field may hold anything; the state follows its closing bracket.
+        letter = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        return "down"
+    if os.fsencode(mark) not in arguments:
+        return "down"
+    return "stopped" if letter in "Tt" else "running"
+
+
+def send(pid: int, mark: str, number: signal.Signals) -> bool:
+    """Send a signal to the process with this id and mark. False, and nothing sent, when it is not there."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if state_of(pid, mark) == "down":
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def wait_gone(pid: int, mark: str, timeout_s: float) -> bool:
+    """Wait until the process has ended, at most `timeout_s`. True when it has."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if state_of(pid, mark) == "down":
+            return True
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        poller.poll(timeout_s * 1000)
+    finally:
+        os.close(handle)
+    return state_of(pid, mark) == "down"

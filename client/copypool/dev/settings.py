@@ -1,0 +1,117 @@
+"""The configuration file of every process of a cluster folder, and the profile of its clients.
+
+Pure: structures and text in, text out. What each setting means is said where it is read: `copypool_node.config`,
+`copypool_coordinator.config`, `copypool.profile`, and etcd's own manual.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process
+
+Value: TypeAlias = "str | bool | int | float | Sequence[Value] | Mapping[str, Value]"
+
+ETCD_QUOTA_BYTES = 2 * 1024**3  #: small: a trial cluster shares its machine
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, str):
+        return json.dumps(value)  # a JSON string is a TOML basic string
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_literal(item)}" for key, item in value.items()) + " }"
+    return "[" + ", ".join(_literal(item) for item in value) + "]"
+
+
+def to_toml(settings: Mapping[str, Value]) -> str:
+    """TOML of plain data whose keys are bare; tables are written inline."""
+    return "".join(f"{key} = {_literal(value)}\n" for key, value in settings.items())
+
+
+def arguments_of(layout: Layout, process: Process, python: str, etcd: str) -> list[str]:
+    """The command line of a process. Its configuration file is an argument of its own: see `processes`."""
+    config = str(layout.config_file(process))
+    if process.kind == "etcd":
+        return [etcd, "--config-file", config]
+    return [python, "-m", f"copypool_{process.kind}", "--config", config]
+
+
+def config_of(layout: Layout, cluster: Cluster, process: Process) -> str:
+    """The text of a process's configuration file."""
+    if process.kind == "etcd":
+        return json.dumps(_etcd(layout, cluster, process), indent=1) + "\n"
+    if process.kind == "coordinator":
+        return to_toml(_coordinator(layout, cluster, process))
+    return to_toml(_node(layout, cluster, process))
+
+
+def profile_of(layout: Layout, cluster: Cluster) -> str:
+    """The client profile: the cluster's own admin, so that every command works."""
+    return to_toml(
+        {
+            "coordinators": [process.url for process in cluster.of("coordinator")],
+            "token_file": str(layout.admin_token),
+            "namespace": NAMESPACE,
+        }
+    )
+
+
+def _etcd(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value]:
+    peer_url = f"http://{HOST}:{process.peer_port}"
+    return {
+        "name": process.name,
+        "data-dir": str(layout.data(process.name)),
+        "listen-client-urls": process.url,
+        "advertise-client-urls": process.url,
+        "listen-peer-urls": peer_url,
+        "initial-advertise-peer-urls": peer_url,
+        "initial-cluster": ",".join(f"{member.name}=http://{HOST}:{member.peer_port}" for member in cluster.of("etcd")),
+        "initial-cluster-state": "new",
+        "quota-backend-bytes": ETCD_QUOTA_BYTES,
+        "logger": "zap",
+        "log-level": "warn",
+        "log-outputs": ["stderr"],
+    }
+
+
+def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value]:
+    return {
+        "name": process.name,
+        "listen_host": HOST,
+        "listen_port": process.port,
+        "etcd": {"endpoints": [f"{HOST}:{member.port}" for member in cluster.of("etcd")]},
+        "allow_unsound_etcd": True,
+        "master_secret_file": str(layout.master_secret),
+        "admin_token_file": str(layout.admin_token),
+        "join_token_file": str(layout.join_token),
+        "grace_s": cluster.tuning.grace_s,
+        "bootstrap": {"namespace": NAMESPACE},
+    }
+
+
+def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value]:
+    return {
+        "name": process.name,
+        "listen_host": HOST,
+        "listen_port": process.port,
+        "zone": process.zone,
+        # One machine plays several: each node is a failure domain of its own.
+        "host": process.name,
+        "coordinators": [coordinator.url for coordinator in cluster.of("coordinator")],
+        "join_token_file": str(layout.join_token),
+        "state_dir": str(layout.data(process.name) / "state"),
+        "volumes": [
+            {
+                "path": str(layout.volume(process.name)),
+                "name": f"{process.name}-a",
+                "pool": process.pool,
+                "pool_type": process.pool_type,
+            }
+        ],
+    }
