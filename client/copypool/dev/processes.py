@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 State = Literal["running", "stopped", "down"]
+
+_EXEC_TIMEOUT_S = 1.0
+_EXEC_POLL_S = 0.001
 
 
 def spawn(arguments: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> int:
@@ -24,7 +28,7 @@ def spawn(arguments: Sequence[str], log_file: Path, environment: Mapping[str, st
     It outlives its starter and gets none of the starter's open files. `FileNotFoundError` when there is no program.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         arguments[0],
         list(arguments),
         dict(environment),
@@ -35,6 +39,29 @@ def spawn(arguments: Sequence[str], log_file: Path, environment: Mapping[str, st
         ],
         setsid=True,
     )
+    # The kernel lets the starter go on a moment before the new program's arguments can be seen.
+    deadline = time.monotonic() + _EXEC_TIMEOUT_S
+    while _letter(pid) not in "ZX" and not _arguments(pid) and time.monotonic() < deadline:
+        time.sleep(_EXEC_POLL_S)
+    return pid
+
+
+def _arguments(pid: int) -> list[bytes]:
+    """The command line; empty for a process that has ended, or has not begun."""
+    try:
+        content = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return content.split(b"\0") if content else []
+
+
+def _letter(pid: int) -> str:
+    """The state as in proc(5); X when there is no such process."""
+    try:
+        # The name in the second field may hold anything; the state follows its closing bracket.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _reap(pid: int) -> None:
@@ -46,15 +73,9 @@ def _reap(pid: int) -> None:
 def state_of(pid: int, mark: str) -> State:
     """Whether the process with this id runs, is stopped (SIGSTOP), or is not the one with `mark` as an argument."""
     _reap(pid)
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        # The name in the second field may hold anything; the state follows its closing bracket.
-        letter = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][:1]
-    except (FileNotFoundError, ProcessLookupError):
+    if os.fsencode(mark) not in _arguments(pid):
         return "down"
-    if os.fsencode(mark) not in arguments:
-        return "down"
-    return "stopped" if letter in "Tt" else "running"
+    return "stopped" if _letter(pid) in "Tt" else "running"
 
 
 def send(pid: int, mark: str, number: signal.Signals) -> bool:
