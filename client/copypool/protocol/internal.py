@@ -128,7 +128,10 @@ class MountRequest(Internal):
     uuid: bytes  #: 16 bytes, of the label
     pool: str
     pool_type: PoolType
-    label_epoch: int  #: must be the catalog's epoch + 1, else `Conflict`: a clone or a rolled-back disk
+    #: Must be the catalog's epoch + 1, else `Conflict` (a clone or a rolled-back disk), but for one case: equal to the
+    #: catalog's epoch *and* with the nonce that the catalog keeps for it, this is the same claim said again.
+    label_epoch: int
+    nonce: bytes = b""  #: 16 random bytes, on the label beside the epoch: a claim whose reply was lost can be repeated
 
 
 class MountReply(Internal):
