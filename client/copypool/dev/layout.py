@@ -66,7 +66,8 @@ class Process(msgspec.Struct, frozen=True):
 class Tuning(msgspec.Struct, frozen=True):
     """Settings of a trial cluster that differ from the defaults of a real one."""
 
-    grace_s: float = 30.0  #: how long a node may be away before its extents are made again elsewhere
+    grace_s: int = 30  #: how long a node may be away before its extents are made again elsewhere
+    session_ttl_s: int = 15  #: how long a silent node keeps its session
 
 
 class Cluster(msgspec.Struct, frozen=True):
