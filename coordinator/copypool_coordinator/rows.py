@@ -79,6 +79,7 @@ class VolumeRow(Row):
     epoch: int  #: of the label: a clone or rolled-back disk loses the compare
     access: AccessMode
     location_text: str = ""
+    session: int = 0  #: epoch of the session that mounted it: a repeated mount is recognised
 
 
 class Location(Row):
@@ -105,12 +106,14 @@ class ExtentRow(Row):
     locations: list[Location]
     length: int = 0  #: sealed length
     records: int = 0
-    bytes: int = 0  #: payload bytes put in
+    payload_bytes: int = 0  #: put in
     group: int = -1  #: last committed group
     refusals: list[Refusal] = []  #: not noted by a later group
     digest: bytes = b""  #: of [0, length) once a holder has read it back
     sealed_ms: int = 0
     next_generation: int = 1
+    dead_records: int = 0  #: deleted or overwritten, as folded from the counters so far
+    dead_bytes: int = 0
 
 
 class OpenRow(Row):
@@ -120,7 +123,7 @@ class OpenRow(Row):
     length: int
     group: int  #: last committed group, -1: none
     records: int
-    bytes: int
+    payload_bytes: int
     uncopied_since_ms: int  #: time of the first commit past the shortest copy; 0: all copied as far as known
     refusals: list[Refusal] = []  #: of committed groups, not yet noted on disk
 
@@ -131,6 +134,14 @@ class FileFlag(IntEnum):
     tombstone = 1
     multipart = 2  #: `record` is a manifest record
     in_manifest = 4  #: the segments are only in the manifest record
+
+
+class Replaced(Row):
+    """A version that another one replaced: what recognises a late repeat of its write."""
+
+    write_id: bytes
+    version: int
+    replaced_ms: int
 
 
 class FileRow(Row):
@@ -145,7 +156,7 @@ class FileRow(Row):
     record: SegmentRef  #: the record that made this version: its payload place; small files: their only segment
     header_bytes: int  #: the record's header stands this much before `record.offset`
     segments: list[SegmentRef] | None = None  #: of a multipart file, when at most 64
-    recent: list[tuple[bytes, int]] | None = None  #: (write id, replaced ms) of up to 4 versions replaced in 10 min
+    recent: list[Replaced] | None = None  #: up to 4 versions replaced within the retry window, oldest first
 
 
 class PartRow(Row):
@@ -191,9 +202,16 @@ class CountersRow(Row):
 
     format: int
     files: int
-    bytes: int
+    payload_bytes: int
     as_of_ms: int
     dead: dict[int, tuple[int, int]]  #: extent -> (records, payload bytes) deleted or overwritten since the last fold
+
+
+class ClockRow(Row):
+    """Written by the leader every second; the mirror's sign of life."""
+
+    format: int
+    unix_ms: int
 
 
 class EventRow(Row):

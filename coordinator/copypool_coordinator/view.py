@@ -1,0 +1,327 @@
+"""What a coordinator knows of the cluster, in memory, kept by the mirror of `/cp/c/`. Pure: events in, facts out.
+
+It owns the indexes that routing and the controllers read; it does no I/O and knows no clock. Directory rows and
+open-extent rows are not here: the first are read when asked for, the second change with every commit.
+The mirrored range is one watch, so rows change here in the order in which they changed in etcd.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from copypool_coordinator import keys, rows
+from copypool_coordinator.etcd import Changed, KeyValue, Listed, MirrorEvent
+from copypool_coordinator.rows import (
+    ClassRow,
+    ClockRow,
+    ClusterRow,
+    CoordinatorRow,
+    CountersRow,
+    ExtentRow,
+    LeaderRow,
+    NamespaceRow,
+    NodeRow,
+    PoolRow,
+    R,
+    SessionRow,
+    TokenRow,
+    VolumeRow,
+)
+
+Named = TypeVar("Named", PoolRow, NamespaceRow, NodeRow, VolumeRow)
+
+#: Access modes in which a volume's bytes can be read by a program now (given a live session of its node).
+_MOUNTED = ("readwrite", "readonly")
+
+
+@dataclass(slots=True)
+class Versioned(Generic[R]):
+    """A row and where it stands in etcd's history."""
+
+    row: R
+    mod_revision: int
+    create_revision: int
+    name: str  #: the last part of the key: the name, or the id as text
+
+    @property
+    def epoch(self) -> int:
+        """Of a session: the epoch that fences. The same number as the mod revision."""
+        return self.mod_revision
+
+
+class ClusterView:
+    """Cluster state as of `revision`. Only `apply` changes it; readers must not."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.ready = False  #: a listing has been applied
+        self.dirty: set[int] = set()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.pools: dict[str, Versioned[PoolRow]] = {}
+        self.pools_by_id: dict[int, Versioned[PoolRow]] = {}
+        self.namespaces: dict[str, Versioned[NamespaceRow]] = {}
+        self.namespaces_by_id: dict[int, Versioned[NamespaceRow]] = {}
+        self.nodes: dict[str, Versioned[NodeRow]] = {}
+        self.nodes_by_id: dict[int, Versioned[NodeRow]] = {}
+        self.volumes: dict[str, Versioned[VolumeRow]] = {}
+        self.volumes_by_id: dict[int, Versioned[VolumeRow]] = {}
+        self.volumes_by_node: defaultdict[int, set[int]] = defaultdict(set)
+        self.classes: dict[int, Versioned[ClassRow]] = {}
+        self.sessions: dict[int, Versioned[SessionRow]] = {}
+        self.coordinators: dict[str, Versioned[CoordinatorRow]] = {}
+        self.tokens: dict[bytes, Versioned[TokenRow]] = {}
+        self.counters: dict[str, Versioned[CountersRow]] = {}
+        self.processes: dict[str, bytes] = {}
+        self.extents: dict[int, Versioned[ExtentRow]] = {}
+        self.extents_by_volume: defaultdict[int, set[int]] = defaultdict(set)
+        #: open extents by the volume of their writer
+        self.open_by_volume: defaultdict[int, set[int]] = defaultdict(set)
+        #: fence paths of a namespace, sorted; code point order of paths is byte order of keys
+        self.fences: defaultdict[int, list[str]] = defaultdict(list)
+        self.leader: Versioned[LeaderRow] | None = None
+        self.cluster: Versioned[ClusterRow] | None = None
+        self.format = 0  #: of the whole catalog, 0 while it is empty
+        self.clock_ms = 0  #: cluster time in the leader's clock row
+
+    # -- facts -----------------------------------------------------------------------------------
+    def node_up(self, node_id: int) -> bool:
+        """Whether the node has a live session."""
+        return node_id in self.sessions
+
+    def volume_reachable(self, volume_id: int) -> bool:
+        """Whether the volume's bytes can be read now: its node's session lives and its access mode allows it."""
+        volume = self.volumes_by_id.get(volume_id)
+        return volume is not None and volume.row.access in _MOUNTED and volume.row.node in self.sessions
+
+    def volume_counts(self, volume_id: int) -> bool:
+        """Whether locations there count as protection: reachable now, or known to lie offsite (A16)."""
+        volume = self.volumes_by_id.get(volume_id)
+        return volume is not None and (volume.row.access == "offsite" or self.volume_reachable(volume_id))
+
+    def open_extents(self) -> list[int]:
+        """Ids of all open extents, in no order."""
+        return [extent for extents in self.open_by_volume.values() for extent in extents]
+
+    def copied_length(self, row: ExtentRow) -> int:
+        """How far every copy pool of the extent's class holds it: the shortest pool's longest verified prefix.
+
+        A class without copy pools is copied as far as it goes: the answer is the largest possible length.
+        """
+        extent_class = self.classes.get(row.class_id)
+        if extent_class is None:
+            return 0
+        best = dict.fromkeys(extent_class.row.copy_pools, 0)
+        for location in row.locations:
+            volume = self.volumes_by_id.get(location.volume)
+            if volume is not None and volume.row.pool in best and location.state in ("good", "copying"):
+                best[volume.row.pool] = max(best[volume.row.pool], location.length)
+        return min(best.values(), default=1 << 62)
+
+    def next_fence(self, namespace: int, path: str) -> str | None:
+        """The first fence path of the namespace above `path`."""
+        fences = self.fences.get(namespace)
+        if not fences:
+            return None
+        index = bisect_left(fences, path + "\0")
+        return fences[index] if index < len(fences) else None
+
+    def take_dirty(self) -> set[int]:
+        """Extents that may have come off policy since the last call; they are the caller's now."""
+        taken, self.dirty = self.dirty, set()
+        return taken
+
+    # -- events ----------------------------------------------------------------------------------
+    def apply(self, event: MirrorEvent) -> None:
+        """Take one event of the mirror in. A listing replaces everything and makes every extent dirty."""
+        if isinstance(event, Listed):
+            self._apply_listed(event)
+        else:
+            self._apply_changed(event)
+
+    def _apply_listed(self, event: Listed) -> None:
+        self.dirty.update(self.extents)
+        self._clear()
+        fences = []
+        for kv in event.rows:
+            kind, rest = _split(kv.key)
+            if kind == keys.FENCE:
+                fences.append(rest)
+            else:
+                self._put(kind, rest, kv)
+        for rest in fences:
+            namespace, path = _fence_of(rest)
+            self.fences[namespace].append(path)
+        for paths in self.fences.values():
+            paths.sort()
+        self.revision = event.revision
+        self.ready = True
+
+    def _apply_changed(self, event: Changed) -> None:
+        for key in event.deletes:
+            self._delete(*_split(key))
+        for kv in event.puts:
+            self._put(*_split(kv.key), kv)
+        self.revision = max(self.revision, event.revision)
+
+    def _put(self, kind: bytes, rest: bytes, kv: KeyValue) -> None:
+        if kind == keys.EXTENT:
+            self._put_extent(int(rest, 16), _versioned(kv, ExtentRow, rest))
+        elif kind == keys.SESSION:
+            node_id = int(rest, 16)
+            self.sessions[node_id] = _versioned(kv, SessionRow, rest)
+            self._node_changed(node_id)
+        elif kind == keys.VOLUME:
+            self._put_volume(_versioned(kv, VolumeRow, rest))
+        elif kind == keys.NODE:
+            node = _named(kv, NodeRow, rest, self.nodes, self.nodes_by_id)
+            self._node_changed(node.row.id)
+        elif kind == keys.POOL:
+            pool = _named(kv, PoolRow, rest, self.pools, self.pools_by_id)
+            for volume_id, volume in self.volumes_by_id.items():
+                if volume.row.pool == pool.row.id:
+                    self._volume_changed(volume_id)
+        elif kind == keys.NAMESPACE:
+            _named(kv, NamespaceRow, rest, self.namespaces, self.namespaces_by_id)
+        elif kind == keys.CLASS:
+            extent_class = _versioned(kv, ClassRow, rest)
+            self.classes[extent_class.row.id] = extent_class
+        elif kind == keys.COORDINATOR:
+            self.coordinators[rest.decode()] = _versioned(kv, CoordinatorRow, rest)
+        elif kind == keys.TOKEN:
+            self.tokens[bytes.fromhex(rest.decode())] = _versioned(kv, TokenRow, rest)
+        elif kind == keys.COUNTERS:
+            self.counters[rest.decode()] = _versioned(kv, CountersRow, rest)
+        elif kind == keys.PROCESS:
+            self.processes[rest.decode()] = kv.value
+        elif kind == keys.FENCE:
+            namespace, path = _fence_of(rest)
+            paths = self.fences[namespace]
+            index = bisect_left(paths, path)
+            if index == len(paths) or paths[index] != path:
+                insort(paths, path)
+        elif not kind:
+            self._put_single(kv, rest)
+
+    def _put_single(self, kv: KeyValue, rest: bytes) -> None:
+        if kv.key == keys.CLOCK:
+            self.clock_ms = rows.decode(kv.value, ClockRow).unix_ms
+        elif kv.key == keys.LEADER:
+            self.leader = _versioned(kv, LeaderRow, rest)
+        elif kv.key == keys.CLUSTER_ROW:
+            self.cluster = _versioned(kv, ClusterRow, rest)
+        elif kv.key == keys.FORMAT:
+            self.format = int(kv.value)
+
+    def _delete(self, kind: bytes, rest: bytes) -> None:
+        text = rest.decode()
+        if kind == keys.EXTENT:
+            self._forget_extent(int(rest, 16))
+        elif kind == keys.SESSION:
+            if self.sessions.pop(int(rest, 16), None) is not None:
+                self._node_changed(int(rest, 16))
+        elif kind == keys.VOLUME:
+            volume = self.volumes.pop(text, None)
+            if volume is not None:
+                self._volume_changed(volume.row.id)
+                self.volumes_by_id.pop(volume.row.id, None)
+                self.volumes_by_node[volume.row.node].discard(volume.row.id)
+        elif kind == keys.NODE:
+            _forget(text, self.nodes, self.nodes_by_id)
+        elif kind == keys.POOL:
+            _forget(text, self.pools, self.pools_by_id)
+        elif kind == keys.NAMESPACE:
+            _forget(text, self.namespaces, self.namespaces_by_id)
+        elif kind == keys.COORDINATOR:
+            self.coordinators.pop(text, None)
+        elif kind == keys.TOKEN:
+            self.tokens.pop(bytes.fromhex(text), None)
+        elif kind == keys.COUNTERS:
+            self.counters.pop(text, None)
+        elif kind == keys.PROCESS:
+            self.processes.pop(text, None)
+        elif kind == keys.FENCE:
+            namespace, path = _fence_of(rest)
+            paths = self.fences[namespace]
+            index = bisect_left(paths, path)
+            if index < len(paths) and paths[index] == path:
+                del paths[index]
+        elif not kind and keys.CLUSTER + rest == keys.LEADER:
+            self.leader = None
+
+    def _put_extent(self, extent_id: int, extent: Versioned[ExtentRow]) -> None:
+        before = self.extents.get(extent_id)
+        if before is not None:
+            self._unindex(extent_id, before.row)
+        self.extents[extent_id] = extent
+        for location in extent.row.locations:
+            self.extents_by_volume[location.volume].add(extent_id)
+        if extent.row.open:
+            self.open_by_volume[extent.row.writer_volume].add(extent_id)
+        self.dirty.add(extent_id)
+
+    def _forget_extent(self, extent_id: int) -> None:
+        before = self.extents.pop(extent_id, None)
+        if before is not None:
+            self._unindex(extent_id, before.row)
+            self.dirty.add(extent_id)
+
+    def _unindex(self, extent_id: int, row: ExtentRow) -> None:
+        for location in row.locations:
+            self.extents_by_volume[location.volume].discard(extent_id)
+        if row.open:
+            self.open_by_volume[row.writer_volume].discard(extent_id)
+
+    def _put_volume(self, volume: Versioned[VolumeRow]) -> None:
+        before = self.volumes.get(volume.name)
+        if before is not None:
+            self.volumes_by_node[before.row.node].discard(before.row.id)
+        self.volumes[volume.name] = volume
+        self.volumes_by_id[volume.row.id] = volume
+        self.volumes_by_node[volume.row.node].add(volume.row.id)
+        self._volume_changed(volume.row.id)
+
+    def _node_changed(self, node_id: int) -> None:
+        for volume_id in self.volumes_by_node.get(node_id, ()):
+            self._volume_changed(volume_id)
+
+    def _volume_changed(self, volume_id: int) -> None:
+        self.dirty.update(self.extents_by_volume.get(volume_id, ()))
+
+
+def _split(key: bytes) -> tuple[bytes, bytes]:
+    """Kind (with its slash; empty for single rows) and rest of a key of cluster state."""
+    kind, slash, rest = key[len(keys.CLUSTER) :].partition(b"/")
+    return (kind + slash, rest) if slash else (b"", kind)
+
+
+def _fence_of(rest: bytes) -> tuple[int, str]:
+    namespace, _, path = rest.partition(b"/")
+    return int(namespace, 16), path.decode()
+
+
+def _versioned(kv: KeyValue, row: type[R], rest: bytes) -> Versioned[R]:
+    return Versioned(rows.decode(kv.value, row), kv.mod_revision, kv.create_revision, rest.decode())
+
+
+def _named(
+    kv: KeyValue,
+    row: type[Named],
+    rest: bytes,
+    by_name: dict[str, Versioned[Named]],
+    by_id: dict[int, Versioned[Named]],
+) -> Versioned[Named]:
+    entry = _versioned(kv, row, rest)
+    by_name[entry.name] = entry
+    by_id[entry.row.id] = entry
+    return entry
+
+
+def _forget(name: str, by_name: dict[str, Versioned[Named]], by_id: dict[int, Versioned[Named]]) -> None:
+    entry = by_name.pop(name, None)
+    if entry is not None and by_id.get(entry.row.id) is entry:
+        del by_id[entry.row.id]
