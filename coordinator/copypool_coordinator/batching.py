@@ -1,0 +1,144 @@
+"""Joining concurrent calls into few: whatever asks within one pass of the event loop goes out together.
+
+No timer: an idle batcher sends at the end of the current loop pass, a busy one as soon as one of its calls returns,
+so batches grow with load and cost no latency without it. Equal keys of one batch are asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from copypool.protocol.errors import BrokenInvariant, Overloaded, Unavailable
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Batcher(Generic[K, V]):
+    """Joins `submit` calls into calls of `run(keys)`, which answers one value per key, in order.
+
+    At most `flying` runs at a time, at most `batch` keys and about `weight` in each; at most `queue` keys wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
+        *,
+        batch: int,
+        flying: int,
+        queue: int,
+        weigh: Callable[[K], int] | None = None,
+        weight: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._batch = batch
+        self._flying_max = flying
+        self._queue = queue
+        self._weigh = weigh
+        self._weight = weight
+        self._on_batch = on_batch
+        self._pending: dict[K, list[asyncio.Future[V]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """Keys that are not sent yet."""
+        return len(self._pending)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        return not self._pending and not self._tasks
+
+    def submit(self, key: K) -> asyncio.Future[V]:
+        """A future of the key's value; cancelling it leaves the others of its batch alone.
+
+        Raises:
+            Overloaded: the queue is full; nothing was sent.
+        """
+        waiters = self._pending.get(key)
+        if waiters is None:
+            if self._closed:
+                raise Unavailable(f"{self._name}: this process is stopping")
+            if len(self._pending) >= self._queue:
+                raise Overloaded(f"{self._name}: {self._queue} are waiting already; try again, or elsewhere")
+            waiters = self._pending[key] = []
+            if not self._scheduled and len(self._tasks) < self._flying_max:
+                self._scheduled = True
+                self._loop.call_soon(self._send)
+        future: asyncio.Future[V] = self._loop.create_future()
+        waiters.append(future)
+        return future
+
+    async def close(self) -> None:
+        """Cancel what is under way and refuse what waits."""
+        self._closed = True
+        for waiters in self._pending.values():
+            _fail(waiters, Unavailable(f"{self._name}: this process is stopping"))
+        self._pending.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        while self._pending and len(self._tasks) < self._flying_max:
+            task = self._loop.create_task(self._call(self._take()))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._closed:
+            self._send()
+
+    def _take(self) -> list[tuple[K, list[asyncio.Future[V]]]]:
+        """The oldest keys, as many as fit one call."""
+        if self._weigh is None and len(self._pending) <= self._batch:
+            taken = list(self._pending.items())
+            self._pending = {}
+            return taken
+        taken = []
+        weight = 0
+        for key in self._pending:
+            weight += self._weigh(key) if self._weigh is not None else 0
+            if len(taken) == self._batch or (taken and weight > self._weight > 0):
+                break
+            taken.append((key, self._pending[key]))
+        for key, _ in taken:
+            del self._pending[key]
+        return taken
+
+    async def _call(self, taken: list[tuple[K, list[asyncio.Future[V]]]]) -> None:
+        if self._on_batch is not None:
+            self._on_batch(len(taken))
+        try:
+            values = await self._run([key for key, _ in taken])
+            if len(values) != len(taken):
+                raise BrokenInvariant(f"{self._name}: {len(taken)} keys were asked and {len(values)} values came")
+        except asyncio.CancelledError:
+            for _, waiters in taken:
+                _fail(waiters, Unavailable(f"{self._name}: this process is stopping"))
+            raise
+        except Exception as error:  # noqa: BLE001 - the waiters are the ones who handle it
+            for _, waiters in taken:
+                _fail(waiters, error)
+            return
+        for (_, waiters), value in zip(taken, values, strict=True):
+            for future in waiters:
+                if not future.done():
+                    future.set_result(value)
+
+
+def _fail(waiters: list[asyncio.Future[V]], error: Exception) -> None:
+    for future in waiters:
+        if not future.done():
+            future.set_exception(error)
