@@ -80,6 +80,7 @@ class VolumeRow(Row):
     access: AccessMode
     location_text: str = ""
     session: int = 0  #: epoch of the session that mounted it: a repeated mount is recognised
+    claim: bytes = b""  #: nonce of the claim on the label: a claim that a dying process made is recognised
 
 
 class Location(Row):

@@ -1,0 +1,135 @@
+"""What every part of the catalog works with: the door to etcd, the view that follows it, cluster time, guards.
+
+The mirror runs here, so that the view stays pure and the parts of the catalog stay free of tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from copypool.protocol.errors import CatalogDown, Fenced, Unavailable
+from copypool_coordinator import keys
+from copypool_coordinator.etcd import Compare, Etcd, create_equals
+from copypool_coordinator.view import ClusterView
+
+log = logging.getLogger(__name__)
+
+#: Optimistic transactions are planned again at most this often after a lost compare.
+ROUNDS_MAX = 6
+#: etcd takes this many operations in a branch, and compares, of one transaction.
+TXN_OPS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderGuard:
+    """Proof of leadership that every controller transaction compares: a deposed leader changes nothing."""
+
+    create_revision: int
+    key: bytes = keys.LEADER
+
+    @property
+    def term(self) -> int:
+        """The term, as nodes are told it."""
+        return self.create_revision
+
+    def compare(self) -> Compare:
+        """The compare that holds while this leader leads."""
+        return create_equals(self.key, self.create_revision)
+
+
+def wall_ms() -> int:
+    """The wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class ClusterClock:
+    """Cluster time of this coordinator: the wall clock, never going backwards within the process."""
+
+    def __init__(self, wall: Callable[[], int] = wall_ms) -> None:
+        self._wall = wall
+        self._last = 0
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        self._last = max(self._last, self._wall())
+        return self._last
+
+
+class Core:
+    """Shared by the parts of the catalog of one coordinator."""
+
+    def __init__(self, etcd: Etcd, name: str, clock: ClusterClock, silence_s: float) -> None:
+        self.etcd = etcd
+        self.name = name
+        self.clock = clock
+        self.view = ClusterView()
+        self._silence_s = silence_s
+        self._waiting: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
+        self._mirror: asyncio.Task[None] | None = None
+        self.heard_s = 0.0  #: monotonic time of the last event
+
+    def now_ms(self) -> int:
+        """Cluster time."""
+        return self.clock.now_ms()
+
+    def start(self) -> None:
+        """Begin to follow cluster state."""
+        self._mirror = asyncio.create_task(self._follow(), name="catalog mirror")
+
+    async def close(self) -> None:
+        """Stop following; everybody who waits for a fact gets `Unavailable`."""
+        if self._mirror is not None:
+            self._mirror.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._mirror
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(Unavailable("the coordinator is shutting down"))
+
+    async def wait_for(self, predicate: Callable[[ClusterView], bool], timeout_s: float) -> None:
+        """Return once the predicate holds of the view; it is asked after every event.
+
+        Raises:
+            Unavailable: it did not hold in time.
+        """
+        if predicate(self.view):
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = predicate
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError as exc:
+            raise Unavailable(f"the catalog's memory did not learn a fact within {timeout_s} s: repeat") from exc
+        finally:
+            del self._waiting[future]
+
+    async def caught_up(self, revision: int, timeout_s: float = 5.0) -> None:
+        """Return once the view shows a write to cluster state that was made at `revision`."""
+        await self.wait_for(lambda view: view.revision >= revision, timeout_s)
+
+    async def _follow(self) -> None:
+        bounds = [(keys.CLUSTER, keys.CLUSTER_END)]
+        mirror = self.etcd.mirror(bounds, silence_s=self._silence_s, on_trouble=_warn)
+        async with contextlib.aclosing(mirror) as events:
+            with contextlib.suppress(CatalogDown):  # the client was closed under us
+                async for event in events:
+                    self.view.apply(event)
+                    self.heard_s = time.monotonic()
+                    for future, predicate in list(self._waiting.items()):
+                        if not future.done() and predicate(self.view):
+                            future.set_result(None)
+
+
+def _warn(trouble: str) -> None:
+    log.warning("catalog mirror: %s", trouble)
+
+
+def gone(what: str) -> Fenced:
+    """The error of a caller whose session, extent or location has ended."""
+    return Fenced(what)
