@@ -36,18 +36,18 @@ class StripeChecker:
         """Add received bytes; the payload that became checked by them, in order."""
         if self.broken:
             return []
-        if self._part is None:
-            self.broken = "more bytes than the range has"
-            return []
         self._buffer += data
         ready: list[bytes] = []
         while (part := self._part) is not None and (piece := self._next_piece(part)) is not None:
             if piece:
                 ready.append(piece)
                 self.position += len(piece)
-        if self.finished and self._buffer:
-            self.broken = "more bytes than the range has"
+        self._refuse_surplus()
         return ready
+
+    def _refuse_surplus(self) -> None:
+        if self._part is None and self._buffer:
+            self.broken = "more bytes than the range has"
 
     def _next_piece(self, part: stripes.StripeRange) -> bytes | None:
         """Checked payload at hand (may be empty); None when more bytes are needed or the read is broken."""

@@ -1,0 +1,103 @@
+"""What a caller may hand over to be stored, turned into pieces of a wanted size with bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from copypool.protocol.errors import Invalid
+
+#: Bytes; a local file by its path; an open binary file (read in a thread); an async iterable of bytes.
+Content = bytes | bytearray | memoryview | Path | BinaryIO | AsyncIterable[bytes]
+
+
+class Body(Protocol):
+    """Bytes to be stored, read once from the start."""
+
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        """The next `size_bytes`; fewer only at the end."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what was opened here. Safe to repeat."""
+        ...
+
+
+class _Memory:
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        self._view = view if view.contiguous and view.format == "B" and view.ndim == 1 else memoryview(bytes(view))
+        self._at = 0
+
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        piece = self._view[self._at : self._at + size_bytes]
+        self._at += len(piece)
+        return piece
+
+    async def close(self) -> None:
+        """Nothing to let go of: the memory is the caller's."""
+
+
+class _File:
+    def __init__(self, file: BinaryIO, *, owned: bool) -> None:
+        self._file = file
+        self._owned = owned
+
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        return await asyncio.to_thread(_read_full, self._file, size_bytes)
+
+    async def close(self) -> None:
+        if self._owned:
+            await asyncio.to_thread(self._file.close)
+
+
+class _Iterated:
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = bytearray()
+
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        while len(self._rest) < size_bytes:
+            try:
+                self._rest += await anext(self._pieces)
+            except StopAsyncIteration:
+                break
+        piece = bytes(memoryview(self._rest)[:size_bytes])
+        del self._rest[:size_bytes]
+        return piece
+
+    async def close(self) -> None:
+        close = getattr(self._pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def open_body(content: Content) -> Body:
+    """A body to read from. `Invalid` when the local file cannot be opened, `TypeError` for anything else."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        return _Memory(content)
+    if isinstance(content, os.PathLike):
+        try:
+            return _File(await asyncio.to_thread(open, content, "rb"), owned=True)
+        except OSError as exc:
+            raise Invalid(f"cannot read {os.fspath(content)!r}: {exc.strerror}") from exc
+    if isinstance(content, AsyncIterable):
+        return _Iterated(aiter(content))
+    if hasattr(content, "read"):
+        return _File(content, owned=False)
+    raise TypeError(f"cannot store a {type(content).__name__}: pass bytes, a Path, a binary file or an async iterable")
+
+
+def _read_full(file: BinaryIO, size_bytes: int) -> bytes:
+    data = file.read(size_bytes)
+    if len(data) == size_bytes or not data:
+        return data
+    pieces = [data]
+    left = size_bytes - len(data)
+    while left and (data := file.read(left)):
+        pieces.append(data)
+        left -= len(data)
+    return b"".join(pieces)

@@ -1,0 +1,202 @@
+"""One segment, read from its sources: failover at the byte that failed, a second request when the first is slow.
+
+The shell around `failover`, `hedging` and `checking`: it sends, waits and cancels, they decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+from copypool.checking import StripeChecker
+from copypool.failover import Reason, SegmentSources
+from copypool.hedging import HedgeBudget, LatencyWindow
+from copypool.protocol import routes
+from copypool.protocol.api import SegmentPlan, Source
+from copypool.protocol.errors import (
+    CopypoolError,
+    DigestMismatch,
+    Forbidden,
+    RetryLater,
+    Unavailable,
+)
+from copypool.reports import ReadReports
+from copypool.transport import BodyStream, LinkFailed, Transport
+
+Refresh = Callable[[], Awaitable[SegmentPlan]]  #: looks the same version up again and gives this segment's plan
+
+
+@dataclass(slots=True)
+class Begun:
+    """A read whose first bytes are there."""
+
+    source: Source
+    stream: BodyStream
+    first: bytes
+
+
+class _SourceFailed(Exception):
+    """One source gave nothing usable; the segment's reader goes on with another one."""
+
+    def __init__(self, source: Source, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.source = source
+        self.reason = reason
+
+
+class SegmentReader:
+    """Reads ranges of segments for one client; holds what is learned about the speed of nodes."""
+
+    def __init__(self, transport: Transport, reports: ReadReports) -> None:
+        self._transport = transport
+        self._reports = reports
+        self.latencies = LatencyWindow()
+        self.budget = HedgeBudget()
+        self.hedges = 0  #: second requests sent
+
+    async def read(
+        self, plan: SegmentPlan, version: int, start: int, stop: int, refresh: Refresh
+    ) -> AsyncGenerator[bytes, None]:
+        """Checked payload bytes [start, stop) of the segment, in order, each exactly once.
+
+        A source that fails at byte k is followed by the next one at byte k; when all have failed there, the same
+        version is looked up once more. Raises `Unavailable` then, `DigestMismatch` when every source answered with
+        bad bytes, or what the lookup raised (`NotFound`: the version is gone).
+        """
+        sources = SegmentSources(plan.sources)
+        position = start
+        while position < stop:
+            candidates = sources.candidates(position)
+            if not candidates:
+                if not sources.may_refresh(position):
+                    raise _exhausted(sources, plan, position)
+                plan = await refresh()
+                sources.refreshed(plan.sources, position)
+                continue
+            begun: Begun | None = None
+            try:
+                begun = await self._begin(plan, version, position, stop, candidates, sources)
+                checker = StripeChecker(plan.extent, plan.offset, plan.length, position, stop)
+                data = begun.first
+                while data:
+                    for piece in checker.feed(data):
+                        position += len(piece)
+                        yield piece
+                    if checker.broken:
+                        raise _SourceFailed(begun.source, "checksum", checker.broken)
+                    if checker.finished:
+                        break
+                    data = await begun.stream.read()
+                if not checker.finished:
+                    raise _SourceFailed(begun.source, "error", "the body ended early")
+            except LinkFailed as exc:
+                assert begun is not None
+                self._note(sources, plan, begun.source, position, exc.reason)
+            except _SourceFailed as exc:
+                self._note(sources, plan, exc.source, position, exc.reason)
+            finally:
+                if begun is not None:
+                    begun.stream.close()
+
+    def _note(self, sources: SegmentSources, plan: SegmentPlan, source: Source, position: int, reason: Reason) -> None:
+        sources.failed(source, position, reason)
+        self._reports.note(plan.extent, source, reason)
+
+    async def _begin(
+        self,
+        plan: SegmentPlan,
+        version: int,
+        position: int,
+        stop: int,
+        candidates: list[Source],
+        sources: SegmentSources,
+    ) -> Begun:
+        """Ask the best source, and after the hedge delay one more if the budget has it; the first answer wins.
+
+        Raises the failure of the last one asked; failures before that are noted here.
+        """
+        self.budget.request_sent()
+        first = asyncio.create_task(self._open(plan, version, position, stop, candidates[0]))
+        asked = {first}
+        try:
+            if len(candidates) > 1:
+                done, _ = await asyncio.wait(asked, timeout=self.latencies.hedge_delay_s())
+                if not done and self.budget.take():
+                    self.hedges += 1
+                    asked.add(asyncio.create_task(self._open(plan, version, position, stop, candidates[1])))
+            return await self._first_good(asked, plan, position, sources)
+        finally:
+            await _cancel_all(asked)
+
+    async def _first_good(
+        self, asked: set[asyncio.Task[Begun]], plan: SegmentPlan, position: int, sources: SegmentSources
+    ) -> Begun:
+        while True:
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                asked.discard(task)
+                try:
+                    return task.result()
+                except _SourceFailed as exc:
+                    if not asked:
+                        raise
+                    self._note(sources, plan, exc.source, position, exc.reason)
+
+    async def _open(self, plan: SegmentPlan, version: int, position: int, stop: int, source: Source) -> Begun:
+        """Send the request and wait for the first bytes of the body."""
+        started_s = time.monotonic()
+        url = f"{source.url}/v1/segments/{plan.extent}/{plan.offset}/{plan.length}?v={version}"
+        headers = {routes.CAPABILITY: source.capability, "Accept": routes.STRIPES}
+        if (position, stop) != (0, plan.length):
+            headers["Range"] = f"bytes={position}-{stop - 1}"
+        stream: BodyStream | None = None
+        try:
+            stream = await self._transport.open(url, headers=headers)
+            if not stream.content_type.startswith(routes.STRIPES):
+                raise _SourceFailed(source, "error", f"answered {stream.content_type!r} instead of raw stripes")
+            first = await stream.read(self._transport.timeouts.first_byte_s)
+        except LinkFailed as exc:
+            _close(stream)
+            reason: Reason = "timeout" if exc.reason == "stall" else exc.reason
+            raise _SourceFailed(source, reason, exc.message) from exc
+        except CopypoolError as exc:
+            _close(stream)
+            raise _SourceFailed(source, _reason_of(exc), exc.message) from exc
+        except BaseException:
+            _close(stream)
+            raise
+        self.latencies.add(time.monotonic() - started_s)
+        return Begun(source, stream, first)
+
+
+def _reason_of(error: CopypoolError) -> Reason:
+    if isinstance(error, Forbidden) and error.details.get("expired"):
+        return "expired"
+    if isinstance(error, DigestMismatch):
+        return "checksum"
+    return "refused" if isinstance(error, RetryLater) else "error"
+
+
+def _close(stream: BodyStream | None) -> None:
+    if stream is not None:
+        stream.close()
+
+
+async def _cancel_all(tasks: set[asyncio.Task[Begun]]) -> None:
+    """Cancel what is still under way; a stream that was opened meanwhile is closed."""
+    if not tasks:
+        return
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Begun):
+            result.stream.close()
+
+
+def _exhausted(sources: SegmentSources, plan: SegmentPlan, position: int) -> CopypoolError:
+    message = f"byte {position} of the segment at extent {plan.extent} cannot be read: {sources.describe()}"
+    if sources.only_bad_checksums:
+        return DigestMismatch(f"{message}; every location has bad bytes there: see `copypool damaged`")
+    return Unavailable(f"{message}; see `copypool status`, and try again")

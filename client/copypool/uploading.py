@@ -1,0 +1,149 @@
+"""One file of any size and any kind of content: a single body, or parts in parallel and a completion.
+
+Memory is bounded by `PARTS_IN_FLIGHT` + 2 parts, also when the size is not known beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from copypool.bodies import Body, Content, open_body
+from copypool.protocol.api import FILE_MAX_BYTES, PART_BYTES, PARTS_MAX, CompleteRequest, PartRef, Receipt
+from copypool.protocol.digests import Hasher, digest_of, format_digest, parse_digest
+from copypool.protocol.errors import BrokenInvariant, CopypoolError, DigestRefused, TooLarge
+from copypool.writing import WriteId, Writer, hash_body
+
+PARTS_IN_FLIGHT = 4
+
+Progress = Callable[[int], None]  #: called with the number of bytes that became durable, or were delivered
+
+
+async def upload(
+    writer: Writer,
+    namespace: str,
+    path: str,
+    content: Content,
+    *,
+    if_absent: bool,
+    metadata: Mapping[str, str],
+    digest: str | None,
+    deadline_s: float,
+    progress: Progress | None,
+) -> Receipt:
+    """Store `content` as one file. Visible as a whole, and durable, when this returns; else not visible at all.
+
+    `digest` is what the caller expects: `DigestRefused` when the content has another one, before it becomes visible.
+    `deadline_s` bounds the retries of each body, not the whole transfer.
+    """
+    expected = parse_digest(digest) if digest else None
+    body = await open_body(content)
+    try:
+        first = await body.read(PART_BYTES)
+        following = await body.read(PART_BYTES) if len(first) == PART_BYTES else b""
+        if len(following) == 0:
+            actual = await hash_body(first)
+            _check_digest(expected, actual)
+            receipt = await writer.put(
+                namespace, path, first, actual, if_absent=if_absent, metadata=metadata, deadline_s=deadline_s
+            )
+            if progress is not None:
+                progress(len(first))
+            return receipt
+        parts = _Parts(writer, namespace, path, deadline_s, progress)
+        await parts.store(first, following, body)
+    finally:
+        await body.close()
+    _check_digest(expected, parts.digest)
+    request = CompleteRequest(
+        upload=parts.upload,
+        parts=parts.in_order(),
+        size=parts.size,
+        digest=parts.digest,
+        write_id=WriteId.new().value,
+        if_absent=if_absent,
+        metadata=dict(metadata),
+    )
+    return await writer.complete(namespace, path, request, deadline_s=deadline_s)
+
+
+class _Parts:
+    """The parts of one upload: hashed in order, stored in parallel."""
+
+    def __init__(self, writer: Writer, namespace: str, path: str, deadline_s: float, progress: Progress | None) -> None:
+        self.upload = os.urandom(16).hex()
+        self._writer = writer
+        self._namespace = namespace
+        self._path = path
+        self._deadline_s = deadline_s
+        self._progress = progress
+        self._whole = Hasher()
+        self._stored: dict[int, PartRef] = {}
+        self._count = 0
+        self._slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
+
+    @property
+    def size(self) -> int:
+        return self._whole.length
+
+    @property
+    def digest(self) -> bytes:
+        return self._whole.digest()
+
+    def in_order(self) -> list[PartRef]:
+        return [self._stored[number] for number in range(self._count)]
+
+    async def store(self, first: bytes | memoryview, following: bytes | memoryview, rest: Body) -> None:
+        """Store every part; on the first failure the others are cancelled and its error is raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._start(group, first)
+                while len(following):
+                    await self._start(group, following)
+                    following = await rest.read(PART_BYTES)
+        except BaseExceptionGroup as failures:
+            raise first_error(failures) from failures
+
+    async def _start(self, group: asyncio.TaskGroup, data: bytes | memoryview) -> None:
+        if self._count == PARTS_MAX:
+            raise TooLarge(f"the file is larger than {FILE_MAX_BYTES} bytes")
+        await self._slots.acquire()
+        digest = await asyncio.to_thread(self._hash, data)
+        group.create_task(self._send(self._count, data, digest))
+        self._count += 1
+
+    def _hash(self, data: bytes | memoryview) -> bytes:
+        self._whole.update(data)
+        return digest_of(data)
+
+    async def _send(self, number: int, data: bytes | memoryview, digest: bytes) -> None:
+        try:
+            receipt = await self._writer.put_part(
+                self._namespace, self._path, self.upload, number, data, digest, deadline_s=self._deadline_s
+            )
+        finally:
+            self._slots.release()
+        if receipt.segment is None:
+            raise BrokenInvariant(f"the receipt of part {number} of {self._path!r} names no segment")
+        self._stored[number] = PartRef(number, receipt.version, digest, receipt.segment)
+        if self._progress is not None:
+            self._progress(len(data))
+
+
+def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of a task group to raise: one of ours if there is one."""
+    ours = failures.subgroup(CopypoolError)
+    group: BaseExceptionGroup[BaseException] = ours if ours is not None else failures
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _check_digest(expected: bytes | None, actual: bytes) -> None:
+    if expected is not None and expected != actual:
+        raise DigestRefused(
+            f"the content has the digest {format_digest(actual)}, stated was {format_digest(expected)}; "
+            "nothing was stored"
+        )
