@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+
+from copypool.protocol.errors import CatalogDown, OutcomeUnknown
 from copypool_coordinator.etcd import (
     Changed,
     Etcd,
@@ -169,26 +171,38 @@ async def test_no_event_is_lost_when_the_stream_is_cut_right_after_created() -> 
         EtcdProxy(cluster.members[0].client_port, cut_once.get) as proxy,
         connected(*cluster.endpoints) as direct,
         connected(proxy.endpoint) as etcd,
+        following(etcd) as replay,
     ):
-        async with following(etcd) as replay:
-            await replay.until(lambda: bool(replay.listings))
-            await proxy.pause()
-            last = await write_many(direct, 2500)
-            await proxy.resume()
-            await replay.until(lambda: replay.revision >= last)
-            assert proxy.cuts == 1
-            assert replay.rows == await truth(direct)
+        await replay.until(lambda: bool(replay.listings))
+        await proxy.pause()
+        last = await write_many(direct, 2500)
+        await proxy.resume()
+        await replay.until(lambda: replay.revision >= last)
+        assert proxy.cuts == 1
+        assert replay.rows == await truth(direct)
 
 
-async def test_a_revision_larger_than_a_message_arrives_whole() -> None:
-    async with EtcdCluster() as cluster, connected(*cluster.endpoints) as etcd:
-        async with following(etcd) as replay:
-            await replay.until(lambda: bool(replay.listings))
-            value = b"v" * 11_000
-            for first in range(8):
-                big = await etcd.txn([], [put(b"/c/%d/%03d" % (first, n), value) for n in range(128)])
-                await replay.until(lambda: replay.revision >= big.revision)  # noqa: B023
-            assert [len(change.puts) for change in replay.changes] == [128] * 8
+async def test_a_catch_up_larger_than_a_message_hands_on_whole_revisions() -> None:
+    """etcd sends it in fragments of 2 MB, which end anywhere."""
+    async with (
+        EtcdCluster() as cluster,
+        EtcdProxy(cluster.members[0].client_port) as proxy,
+        connected(*cluster.endpoints) as direct,
+        connected(proxy.endpoint) as etcd,
+        following(etcd) as replay,
+    ):
+        await replay.until(lambda: bool(replay.listings))
+        await proxy.pause()
+        last = 0
+        for first in range(5):
+            puts = [put(b"/c/%d/%03d" % (first, number), b"v" * 11_000) for number in range(128)]
+            last = (await direct.txn([], puts)).revision
+        await proxy.resume()
+        await replay.until(lambda: replay.revision >= last)
+        for change in replay.changes:
+            revisions = [row.mod_revision for row in change.puts]
+            assert all(revisions.count(revision) == 128 for revision in revisions)
+        assert len(replay.rows) == 5 * 128
 
 
 async def test_a_compaction_while_away_gives_a_new_listing_with_the_deletes_visible() -> None:
@@ -241,17 +255,18 @@ async def test_a_silent_stream_is_replaced_by_a_new_listing_from_another_member(
         EtcdProxy(cluster.members[0].client_port) as proxy,
         connected(cluster.members[1].endpoint) as writer,
         connected(proxy.endpoint, cluster.members[2].endpoint) as etcd,
+        clock(writer),
+        following(etcd, silence_s=1.0) as replay,
     ):
-        async with clock(writer), following(etcd, silence_s=1.0) as replay:
-            await replay.until(lambda: len(replay.changes) >= 2)
-            proxy.swallow_replies = True
-            last = await writer.txn([], [put(b"/c/while-silent", b"1")])
-            await replay.until(lambda: len(replay.listings) == 2)
-            assert replay.listings[1].reason == "silent"
-            assert b"/c/while-silent" in replay.rows
-            assert replay.revision >= last.revision
-            seen = len(replay.changes)
-            await replay.until(lambda: len(replay.changes) > seen)
+        await replay.until(lambda: len(replay.changes) >= 2)
+        proxy.swallow_replies = True
+        last = await writer.txn([], [put(b"/c/while-silent", b"1")])
+        await replay.until(lambda: len(replay.listings) == 2)
+        assert replay.listings[1].reason == "silent"
+        assert b"/c/while-silent" in replay.rows
+        assert replay.revision >= last.revision
+        seen = len(replay.changes)
+        await replay.until(lambda: len(replay.changes) > seen)
 
 
 async def _kill(cluster: EtcdCluster) -> None:
@@ -270,20 +285,18 @@ async def test_the_mirror_goes_on_when_the_member_in_use_dies_or_freezes(
         EtcdCluster(members=3) as cluster,
         connected(*cluster.endpoints[1:]) as writer,
         connected(*cluster.endpoints) as etcd,
+        following(etcd, silence_s=1.0) as replay,
     ):
-        async with following(etcd, silence_s=1.0) as replay:
-            await replay.until(lambda: bool(replay.listings))
-            await writer.txn([], [put(b"/c/before", b"1")])
-            await replay.until(lambda: b"/c/before" in replay.rows)
-            await harm(cluster)
-            await put_until_taken(writer, b"/c/after")
-            await replay.until(lambda: b"/c/after" in replay.rows)
+        await replay.until(lambda: bool(replay.listings))
+        await writer.txn([], [put(b"/c/before", b"1")])
+        await replay.until(lambda: b"/c/before" in replay.rows)
+        await harm(cluster)
+        await put_until_taken(writer, b"/c/after")
+        await replay.until(lambda: b"/c/after" in replay.rows)
 
 
 async def put_until_taken(etcd: Etcd, key: bytes) -> None:
     """An idempotent put, through an election."""
-    from copypool.protocol.errors import CatalogDown, OutcomeUnknown
-
     async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
@@ -333,17 +346,20 @@ async def test_nothing_is_lost_when_the_stream_stops_in_one_range_only() -> None
 
 async def test_an_outage_is_told_and_survived() -> None:
     told: list[str] = []
-    async with EtcdCluster() as cluster, connected(*cluster.endpoints) as etcd:
-        async with aclosing(etcd.mirror([RANGE], on_trouble=told.append)) as events:
-            async with asyncio.timeout(DEADLINE_S):
-                assert isinstance(await anext(events), Listed)
-                await cluster.members[0].kill()
-                restart = asyncio.create_task(_restart_and_put(cluster))
-                event = await anext(events)
-                while not isinstance(event, Changed):
-                    event = await anext(events)
-                assert [row.key for row in event.puts] == [b"/c/after"]
-                await restart
+    async with (
+        EtcdCluster() as cluster,
+        connected(*cluster.endpoints) as etcd,
+        aclosing(etcd.mirror([RANGE], on_trouble=told.append)) as events,
+        asyncio.timeout(DEADLINE_S),
+    ):
+        assert isinstance(await anext(events), Listed)
+        await cluster.members[0].kill()
+        restart = asyncio.create_task(_restart_and_put(cluster))
+        event = await anext(events)
+        while not isinstance(event, Changed):
+            event = await anext(events)
+        assert [row.key for row in event.puts] == [b"/c/after"]
+        await restart
     assert told
 
 

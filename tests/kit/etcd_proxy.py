@@ -39,9 +39,7 @@ class EtcdProxy:
     Connections are numbered from 0; None means that it is not cut.
     """
 
-    def __init__(
-        self, upstream_port: int, cut_after: Callable[[int], int | None] = lambda connection: None
-    ) -> None:
+    def __init__(self, upstream_port: int, cut_after: Callable[[int], int | None] = lambda connection: None) -> None:
         self._upstream_port = upstream_port
         self._cut_after = cut_after
         self._server: asyncio.Server | None = None

@@ -2,15 +2,15 @@
 
 Pure. etcd walks a whole range even under a limit, so paging [cursor, end) of a million rows costs as much as
 counting them a thousand times over, and holds up every write meanwhile. Keys are read here as base-256 fractions:
-each page asks for [cursor, cursor + step), and the step follows the density that the count of the page before shows.
+each page asks for [cursor, cursor + step), and the step follows the density that the page before shows.
 """
 
 from __future__ import annotations
 
-#: A page aims at this share of its limit, since density varies.
-_FILL = 0.5
 #: An empty or sparse page widens the step at most this much, so that a gap is crossed in a few pages.
-_GROWTH_MAX = 64.0
+_GROWTH_MAX = 64
+#: Keys are told apart by this many bytes beyond the bounds; later ones only make a page walk further.
+_RESOLUTION_BYTES = 32
 
 
 class Pager:
@@ -20,8 +20,10 @@ class Pager:
         if limit < 1 or not begin < end:
             raise ValueError(f"no page of {limit} rows in [{begin!r}, {end!r})")
         self._end = end
+        #: rows that a page aims at: half of its limit, since density varies
+        self._aim = max(1, limit // 2)
         self._limit = limit
-        self._width = max(len(begin), len(end)) + 8
+        self._width = max(len(begin), len(end)) + _RESOLUTION_BYTES
         self._step: int | None = None
         self.cursor = begin
 
@@ -42,11 +44,19 @@ class Pager:
         return end if end > self.cursor else self.cursor + b"\0"
 
     def advance(self, page_end: bytes, last_key: bytes | None, count: int, *, more: bool) -> None:
-        """Note that [cursor, page_end) holds `count` rows, of which those up to `last_key` came."""
-        step = max(1, self._number(page_end) - self._number(self.cursor))
-        wanted = self._limit * _FILL
-        self._step = max(1, int(step * min(_GROWTH_MAX, wanted / max(count, 1))))
-        self.cursor = last_key + b"\0" if more and last_key is not None else page_end
+        """Note that [cursor, page_end) holds `count` rows, of which those up to `last_key` came (`more`: not all)."""
+        begin = self._number(self.cursor)
+        if more and last_key is not None:
+            # The rows that came show the density here; the count would mix it with that of what lies beyond.
+            self._step = (self._number(last_key) - begin) * self._aim // self._limit
+            self.cursor = last_key + b"\0"
+        else:
+            width = self._number(page_end) - begin
+            self._step = width * _GROWTH_MAX
+            if count:
+                self._step = min(self._step, width * self._aim // count)
+            self.cursor = page_end
+        self._step = max(1, self._step)
 
     def _number(self, key: bytes) -> int:
         return int.from_bytes(key[: self._width].ljust(self._width, b"\0"), "big")
