@@ -1,0 +1,180 @@
+"""What controllers can ask for. Plain data; the runner is what performs it.
+
+Every action names one step that is safe to repeat and to leave out. `key` says which of them are the same step, so
+that one in flight is not started again; `lane` is what their number is bounded by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from copypool_coordinator.policy import LocationKey
+
+ActionKey: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarkAway:
+    """Write down since when a node is away."""
+
+    node: int
+
+    @property
+    def key(self) -> ActionKey:
+        return ("node", self.node)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkReturned:
+    """The node has a session again."""
+
+    node: int
+
+    @property
+    def key(self) -> ActionKey:
+        return ("node", self.node)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class SealExtent:
+    """End an extent whose writer cannot or must not append any more, at its committed length."""
+
+    extent: int
+    why: str
+
+    @property
+    def key(self) -> ActionKey:
+        return ("seal", self.extent)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Put a new location (`copying`, length 0) into the extent's row."""
+
+    extent: int
+    volume: int
+    pool: int
+    repair: bool  #: it replaces a location that was there, else it is the first copy
+    why: str
+    cause: LocationKey | None = None  #: the damaged location that it replaces
+
+    @property
+    def key(self) -> ActionKey:
+        return ("reserve", self.extent, self.pool)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a destination may pull from."""
+
+    node: int
+    volume: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Tell the destination how far to bring its location, and from where, best source first."""
+
+    location: LocationKey
+    node: int
+    epoch: int
+    up_to: int
+    sealed: bool
+    sources: tuple[Source, ...]
+    repair: bool
+
+    @property
+    def key(self) -> ActionKey:
+        return ("pull", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return f"pull {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Tell a node to read a location back from its medium."""
+
+    location: LocationKey
+    node: int
+    epoch: int
+    length: int
+    sealed: bool
+    why: str
+
+    @property
+    def key(self) -> ActionKey:
+        return ("verify", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return f"verify {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Remember that a location is not needed any more: from now on its survivors are read back."""
+
+    location: LocationKey
+
+    @property
+    def key(self) -> ActionKey:
+        return ("decide", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class BeginDrop:
+    """Stop counting a location: `dropping`. The transaction checks the last-copy rule once more."""
+
+    location: LocationKey
+    why: str
+
+    @property
+    def key(self) -> ActionKey:
+        return ("drop", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishDrop:
+    """Let the node delete exactly this generation, then take the location out of the row."""
+
+    location: LocationKey
+    node: int
+
+    @property
+    def key(self) -> ActionKey:
+        return ("drop", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return f"drop {self.node}"
+
+
+Action: TypeAlias = MarkAway | MarkReturned | SealExtent | Reserve | Pull | Verify | Decide | BeginDrop | FinishDrop

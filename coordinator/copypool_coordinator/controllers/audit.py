@@ -1,0 +1,60 @@
+"""AuditController: every sealed location is read back soon after it is written, and again once a scrub period.
+
+A node reads its own work back by itself; this is what makes sure that it did. First readings are bounded by the
+number under way per volume, later ones by a byte rate as well, so that scrubbing never fills a disk's queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from copypool_coordinator.controllers.actions import Action, Verify
+from copypool_coordinator.policy import Facts, LocationKey
+from copypool_coordinator.protection import is_empty
+from copypool_coordinator.rows import ExtentRow, Location
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+
+def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -> list[Action]:
+    """Locations to read back now, the longest unread first."""
+    due: list[tuple[int, int, ExtentRow, Location]] = []
+    for extent in extents:
+        entry = view.extents.get(extent)
+        if entry is None or entry.row.open or is_empty(entry.row.length):
+            continue
+        due += [
+            (location.verified_ms, extent, entry.row, location)
+            for location in entry.row.locations
+            if is_due(facts, entry.row, location, now_ms)
+        ]
+    due.sort(key=lambda item: item[:2])
+    actions: list[Action] = []
+    started: dict[int, int] = {}
+    for _, extent, row, location in due:
+        key = LocationKey(extent, location.volume, location.generation)
+        place = facts.places.get(location.volume)
+        session = view.sessions.get(place.node) if place is not None and place.up else None
+        if place is None or session is None or key in facts.memory.verifies:
+            continue
+        first = location.verified_ms == 0
+        if not first and now_ms < facts.memory.scrub_from_ms.get(location.volume, 0):
+            continue
+        busy = len(facts.memory.verifying.get(location.volume, ())) + started.get(location.volume, 0)
+        if busy >= facts.policy.verifies_per_volume or (not first and busy):
+            continue
+        started[location.volume] = started.get(location.volume, 0) + 1
+        why = "it was not read back yet" if first else "its last reading is a scrub period old"
+        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, why))
+    return actions
+
+
+def is_due(facts: Facts, row: ExtentRow, location: Location, now_ms: int) -> bool:
+    """Whether this location of a sealed extent should be read back now."""
+    if location.state != "good" or location.length < row.length:
+        return False
+    if location.verified_ms == 0:
+        return now_ms - max(row.sealed_ms, location.changed_ms) >= facts.policy.first_verify_delay_ms
+    return now_ms - location.verified_ms >= facts.policy.scrub_period_ms

@@ -1,0 +1,170 @@
+"""How one pool of one extent is brought up to its class; what `copy` and `repair` share.
+
+First what is there is finished, then what is away is waited for, then a new place is added. Nothing is taken away
+here (invariant 6: new place good first, old place dropped after, by `repair`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copypool_coordinator.controllers.actions import Action, Pull, Reserve, Source
+from copypool_coordinator.policy import Facts, LocationKey, away_since_ms, patience_over
+from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_writer, reach
+from copypool_coordinator.rows import ExtentRow, Location
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+#: Best sources first: a damaged one may still hold the block that the others lack, and the puller checks every block.
+_SOURCE_RANK = {"good": 0, "copying": 1, "damaged": 2}
+_REPLACE_AT_ONCE = ("damaged", "missing")
+
+
+def fill(
+    view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow, committed: int, pool: PoolStanding
+) -> list[Action]:
+    """The next step towards a full, counted location in `pool`; nothing when there is one or none can be made."""
+    here = [
+        (location, place)
+        for location in row.locations
+        if (place := facts.places.get(location.volume)) is not None and place.pool == pool.pool
+    ]
+    if pool.full:
+        return _finish(view, facts, now_ms, extent, row, committed, pool)
+    growing = [(location, place) for location, place in here if _can_grow(row, location, place)]
+    if growing:
+        location, place = max(growing, key=lambda item: (item[0].length, -item[0].generation))
+        step = pull(view, facts, now_ms, extent, row, location, place, committed, repair=pool.primary)
+        return [] if step is None else [step]
+    if any(_waits(view, facts, now_ms, row, location, place, committed) for location, place in here):
+        return []
+    return _reserve(facts, extent, row, pool, here)
+
+
+def _can_grow(row: ExtentRow, location: Location, place: VolumeFacts) -> bool:
+    return place.writable and location.state in ("copying", "good") and not is_writer(row, location)
+
+
+def _finish(
+    view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow, committed: int, pool: PoolStanding
+) -> list[Action]:
+    """Tell a copy that reached the end of a sealed extent that it is sealed: it writes its footer and reads it back."""
+    actions: list[Action] = []
+    for location in pool.full:
+        place = facts.places[location.volume]
+        if row.open or location.verified_ms or location.volume == row.writer_volume or not place.writable:
+            continue
+        step = pull(view, facts, now_ms, extent, row, location, place, committed, repair=pool.primary)
+        if step is not None:
+            actions.append(step)
+    return actions
+
+
+def _waits(
+    view: ClusterView,
+    facts: Facts,
+    now_ms: int,
+    row: ExtentRow,
+    location: Location,
+    place: VolumeFacts,
+    committed: int,
+) -> bool:
+    """Whether this location, which does not count now, is given time to come back before it is replaced."""
+    if location.state in _REPLACE_AT_ONCE or location.state == "dropping" or place.destroyed:
+        return False
+    away_ms = away_since_ms(view, place.node, now_ms)
+    if away_ms == 0:
+        # Its node is there: an operator made it unavailable, or it takes no writes and cannot be finished.
+        return location.state == "good" and reach(row, location, committed) >= committed and not place.up
+    node = view.nodes_by_id.get(place.node)
+    if reach(row, location, committed) < committed:
+        patience_ms = min(facts.policy.debt_patience_ms, facts.policy.grace_ms)
+        return not patience_over(node.row if node else None, away_ms, patience_ms, now_ms)
+    return bool(facts.brake) or not patience_over(node.row if node else None, away_ms, facts.policy.grace_ms, now_ms)
+
+
+def _reserve(
+    facts: Facts, extent: int, row: ExtentRow, pool: PoolStanding, here: list[tuple[Location, VolumeFacts]]
+) -> list[Action]:
+    """A new location on another node, or a new generation beside a damaged one when there is no other."""
+    if not any(_useful(facts, row, location) for location in row.locations):
+        return []
+    damaged = next(((location, place) for location, place in here if location.state in _REPLACE_AT_ONCE), None)
+    volume = facts.choose(row, pool.pool)
+    if volume is None and damaged is not None and damaged[1].writable:
+        volume = damaged[0].volume
+    if volume is None or len(facts.memory.pulling.get(volume, ())) >= facts.policy.pulls_per_volume:
+        return []
+    cause = None if damaged is None else LocationKey(extent, damaged[0].volume, damaged[0].generation)
+    if damaged is not None:
+        why = f"its location there is {damaged[0].state}"
+    elif here:
+        why = "its volume was destroyed" if here[0][1].destroyed else "its node is away"
+    else:
+        why = "it has no location there yet"
+    return [Reserve(extent, volume, pool.pool, repair=pool.primary or bool(here), why=why, cause=cause)]
+
+
+def _useful(facts: Facts, row: ExtentRow, location: Location) -> bool:
+    """Whether something could be pulled from this location now."""
+    place = facts.places.get(location.volume)
+    return place is not None and place.up and location.state in _SOURCE_RANK
+
+
+def pull(
+    view: ClusterView,
+    facts: Facts,
+    now_ms: int,
+    extent: int,
+    row: ExtentRow,
+    location: Location,
+    place: VolumeFacts,
+    committed: int,
+    *,
+    repair: bool,
+) -> Pull | None:
+    """The command that moves this location on; None while the last one is at work or there is nothing to pull.
+
+    A destination owns its pull, so it is told again only of something new: more bytes, the seal, a new session of
+    its node, or silence.
+    """
+    policy, memory = facts.policy, facts.memory
+    key = LocationKey(extent, location.volume, location.generation)
+    sources = sources_for(facts, row, location, committed)
+    best = max((source.length for source in sources), default=0)
+    up_to = min(committed, max(best, location.length))
+    sealed = not row.open and up_to == committed
+    if up_to <= location.length and not sealed:
+        return None
+    session = view.sessions.get(place.node)
+    if session is None:
+        return None
+    told = memory.pulls.get(key)
+    if told is None:
+        busy = memory.pulling.get(location.volume, set())
+        if extent not in busy and len(busy) >= policy.pulls_per_volume:
+            return None
+    elif told.epoch == session.mod_revision and now_ms - told.at_ms < policy.repeat_ms:
+        news = (sealed and not told.sealed) or (up_to > told.up_to and now_ms - told.at_ms >= policy.follow_ms)
+        if not news:
+            return None
+    return Pull(key, place.node, session.mod_revision, up_to, sealed, sources, repair)
+
+
+def sources_for(facts: Facts, row: ExtentRow, destination: Location, committed: int) -> tuple[Source, ...]:
+    """Every other location that holds bytes and can be reached, best first: good, longest, least busy last resort.
+
+    Damaged ones stand at the end: the puller takes a block from there only if no other source has it, and checks it.
+    """
+    ranked = []
+    for location in row.locations:
+        place = facts.places.get(location.volume)
+        rank = _SOURCE_RANK.get(location.state)
+        same = (location.volume, location.generation) == (destination.volume, destination.generation)
+        if place is None or not place.up or rank is None or same:
+            continue
+        length = reach(row, location, committed)
+        if length:
+            ranked.append(((rank, -length, location.volume), Source(place.node, location.volume, length)))
+    return tuple(source for _, source in sorted(ranked, key=lambda item: item[0]))

@@ -1,0 +1,47 @@
+"""HealthController: who is away since when, and which extents must end because their writer cannot append any more.
+
+A lost session stops writes and nothing else (A12): the absence is written down, so that a new leader goes on waiting
+where the last one was, and the node's open extents are sealed at their committed length, fenced by its epoch. Reads
+and locations stay as they are. Owns no repair: that is for `repair` once the grace time is over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copypool_coordinator.controllers.actions import Action, MarkAway, MarkReturned, SealExtent
+from copypool_coordinator.policy import Facts
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+
+def plan(view: ClusterView, facts: Facts) -> list[Action]:
+    """Absences to write down or to end, and open extents to seal."""
+    actions: list[Action] = []
+    for node in view.nodes.values():
+        away = not view.node_up(node.row.id)
+        if away and node.row.away_since_ms == 0 and view.volumes_by_node.get(node.row.id):
+            actions.append(MarkAway(node.row.id))
+        elif not away and node.row.away_since_ms != 0:
+            actions.append(MarkReturned(node.row.id))
+    for volume_id, extents in view.open_by_volume.items():
+        for extent in extents:
+            why = _ended(view, facts, volume_id, extent)
+            if why:
+                actions.append(SealExtent(extent, why))
+    return actions
+
+
+def _ended(view: ClusterView, facts: Facts, volume_id: int, extent: int) -> str:
+    """Why this open extent takes no further group; "" when it does."""
+    row = view.extents[extent].row
+    session = view.sessions.get(row.writer_node)
+    if session is None:
+        return "its writer's session ended"
+    if session.mod_revision != row.epoch:
+        return "its writer has started anew"
+    place = facts.places.get(volume_id)
+    if place is None or not place.writable:
+        return "its volume takes no writes"
+    return ""

@@ -1,0 +1,151 @@
+"""RepairController: rebuilds lost primaries from copies, then takes away what is not needed any more.
+
+First the new place, then the old one (invariant 6). A location is taken away in steps, each guarded by the row: it
+was decided, every survivor was read back after that (A16), the last-copy rule holds (A4; checked again by the
+transaction), it is `dropping` and read capabilities have died (A17), its node deleted exactly that generation (A9),
+and only then it leaves the row. A node that is away is waited for: a file without a row would stay for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from copypool_coordinator.controllers.actions import Action, BeginDrop, Decide, FinishDrop, Verify
+from copypool_coordinator.controllers.filling import fill
+from copypool_coordinator.policy import Facts, LocationKey
+from copypool_coordinator.protection import Standing, is_empty, is_writer, may_leave, on_different_nodes, wanted_total
+from copypool_coordinator.rows import ClassRow, ExtentRow, Location
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+
+def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -> list[Action]:
+    """The next step for every extent that lacks its primary or has a location too many."""
+    actions: list[Action] = []
+    for extent in extents:
+        entry = view.extents.get(extent)
+        if entry is None:
+            continue
+        row = entry.row
+        actions += _finish_drops(facts, now_ms, extent, row)
+        standing = facts.standing(view, extent, row)
+        extent_class = view.classes.get(row.class_id)
+        if standing is None or extent_class is None or row.open:
+            continue
+        if not is_empty(standing.committed):
+            actions += fill(view, facts, now_ms, extent, row, standing.committed, standing.primary)
+        if standing.satisfied:
+            actions += _drop_needless(view, facts, now_ms, extent, row, standing, extent_class.row)
+    return actions
+
+
+def _finish_drops(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> list[Action]:
+    found: list[Action] = []
+    for location in row.locations:
+        place = facts.places.get(location.volume)
+        due = now_ms - location.changed_ms >= facts.policy.drop_delay_ms
+        if location.state == "dropping" and due and place is not None and place.up:
+            found.append(FinishDrop(LocationKey(extent, location.volume, location.generation), place.node))
+    return found
+
+
+def _drop_needless(
+    view: ClusterView,
+    facts: Facts,
+    now_ms: int,
+    extent: int,
+    row: ExtentRow,
+    standing: Standing,
+    extent_class: ClassRow,
+) -> list[Action]:
+    """One location at a time: decide, read the survivors back, begin to drop."""
+    found = needless(view, facts, extent, row, standing)
+    if found is None:
+        return []
+    location, why = found
+    key = LocationKey(extent, location.volume, location.generation)
+    decided_ms = facts.memory.decided.get(key)
+    if decided_ms is None:
+        return [Decide(key)]
+
+    def counted(other: Location) -> bool:
+        place = facts.places.get(other.volume)
+        return place is not None and place.counted
+
+    wanted = wanted_total(extent_class)
+    if not may_leave(row, location, standing.committed, counted, wanted):
+        return []
+    if may_leave(row, location, standing.committed, counted, wanted, verified_since_ms=decided_ms):
+        return [BeginDrop(key, why)]
+    return _verify_survivors(view, facts, extent, row, standing, key, decided_ms)
+
+
+def needless(
+    view: ClusterView, facts: Facts, extent: int, row: ExtentRow, standing: Standing
+) -> tuple[Location, str] | None:
+    """The location of a satisfied extent that may go first, and why; None when all are needed.
+
+    Of two full locations in one pool the one goes whose node came back last: it is the one that was replaced. A
+    choice once made is kept, so that two leaders or two passes do not take one each.
+    """
+    full = {(each.volume, each.generation) for pool in standing.pools for each in pool.full}
+    candidates: list[tuple[tuple[int, ...], Location, str]] = []
+    for location in row.locations:
+        place = facts.places.get(location.volume)
+        if place is None or not place.up or location.state == "dropping" or is_writer(row, location):
+            continue
+        key = LocationKey(extent, location.volume, location.generation)
+        pool = next((each for each in standing.pools if each.pool == place.pool), None)
+        session = view.sessions.get(place.node)
+        since_ms = 0 if session is None else session.row.since_ms
+        order = (key not in facts.memory.decided, -since_ms, -location.volume, -location.generation)
+        if (location.volume, location.generation) not in full:
+            if pool is not None or location.state != "good":
+                candidates.append(((0, *order), location, f"it is {location.state} and has been replaced"))
+            else:
+                candidates.append(((2, *order), location, "its pool is none of its class"))
+        elif pool is not None and len(pool.full) > 1 and _apart_without(facts, standing, location):
+            candidates.append(((1, *order), location, "its pool has another one"))
+    if not candidates:
+        return None
+    _, location, why = min(candidates, key=lambda item: item[0])
+    return location, why
+
+
+def _apart_without(facts: Facts, standing: Standing, gone: Location) -> bool:
+    """Whether every pool still has a location of its own, on a node of its own, once this one is gone."""
+    sets = [
+        {
+            facts.places[each.volume].node
+            for each in pool.full
+            if (each.volume, each.generation) != (gone.volume, gone.generation)
+        }
+        for pool in standing.pools
+    ]
+    return on_different_nodes(sets)
+
+
+def _verify_survivors(
+    view: ClusterView,
+    facts: Facts,
+    extent: int,
+    row: ExtentRow,
+    standing: Standing,
+    leaving: LocationKey,
+    decided_ms: int,
+) -> list[Action]:
+    found: list[Action] = []
+    for pool in standing.pools:
+        for survivor in pool.full:
+            key = LocationKey(extent, survivor.volume, survivor.generation)
+            place = facts.places[survivor.volume]
+            session = view.sessions.get(place.node)
+            asked = facts.memory.verifies.get(key)
+            if key == leaving or survivor.verified_ms >= decided_ms or session is None or asked is not None:
+                continue
+            found.append(
+                Verify(key, place.node, session.mod_revision, standing.committed, True, "another location may go")
+            )
+    return found

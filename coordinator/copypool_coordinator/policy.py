@@ -1,0 +1,241 @@
+"""What the controllers go by: settings, facts of a pass, the leader's memory, the brake. Pure.
+
+A plan is a function of the mirrored view, these facts and the time. What only this leader remembers (`Memory`) makes
+it cheaper or more patient, never safer: a new leader starts with an empty one and repeats some commands, which are
+idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from copypool_coordinator.protection import Standing, VolumeFacts, assess
+from copypool_coordinator.rows import ExtentRow, Location, NodeRow, OpenRow
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of the controllers. Milliseconds and bytes."""
+
+    session_ttl_ms: int = 15_000
+    grace_ms: int = 600_000  #: a node may be away this long before its bytes are rebuilt elsewhere
+    #: Bytes that have no copy yet and whose destination is away go elsewhere after this: debt, not re-replication.
+    debt_patience_ms: int = 30_000
+    scrub_period_ms: int = 14 * 24 * 3_600_000
+    #: A sealed location that its own node has not read back by then is told to.
+    first_verify_delay_ms: int = 5_000
+    follow_ms: int = 1_000  #: a copy of an open extent is told of new bytes at most this often
+    repeat_ms: int = 30_000  #: a command without visible effect is given again
+    verify_lost_ms: int = 120_000  #: a verify without verdict is asked for again
+    drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
+    pulls_per_volume: int = 16  #: unfinished pulls that a destination volume is told of
+    verifies_per_volume: int = 2
+    scrub_bytes_per_s: int = 32 * 1024 * 1024  #: per volume, for locations that have been verified before
+
+    @property
+    def proof_life_ms(self) -> int:
+        """A verification older than this proves nothing (invariant 8)."""
+        return 2 * self.scrub_period_ms
+
+
+class LocationKey(NamedTuple):
+    """One location, for good: generations are never reused."""
+
+    extent: int
+    volume: int
+    generation: int
+
+
+class Told(NamedTuple):
+    """What a node was told about a location."""
+
+    at_ms: int
+    epoch: int  #: of the session that was told; a new one has forgotten
+    up_to: int
+    sealed: bool
+
+
+#: (extent row, pool id) -> volume id for a new location, or None.
+Chooser = Callable[[ExtentRow, int], "int | None"]
+
+
+@dataclass(slots=True)
+class Memory:
+    """What this leader remembers of its own doing. Bounded by the extents off policy; lost with the term."""
+
+    #: When it was decided that a location is not needed any more: survivors are read back after that (A16).
+    decided: dict[LocationKey, int] = field(default_factory=dict)
+    pulls: dict[LocationKey, Told] = field(default_factory=dict)
+    pulling: dict[int, set[int]] = field(default_factory=dict)  #: volume -> extents with an unfinished pull
+    verifies: dict[LocationKey, Told] = field(default_factory=dict)
+    verifying: dict[int, set[LocationKey]] = field(default_factory=dict)  #: volume -> locations being read back
+    scrub_from_ms: dict[int, int] = field(default_factory=dict)  #: volume -> no routine verify before this time
+    _known: dict[int, set[LocationKey]] = field(default_factory=dict)
+
+    def note_decided(self, key: LocationKey, now_ms: int) -> None:
+        """The location was found not to be needed."""
+        self.decided.setdefault(key, now_ms)
+        self._known.setdefault(key.extent, set()).add(key)
+
+    def note_pull(self, key: LocationKey, told: Told) -> None:
+        """A node was told to pull."""
+        self.pulls[key] = told
+        self.pulling.setdefault(key.volume, set()).add(key.extent)
+        self._known.setdefault(key.extent, set()).add(key)
+
+    def note_verify(self, key: LocationKey, told: Told) -> None:
+        """A node was told to read a location back."""
+        self.verifies[key] = told
+        self.verifying.setdefault(key.volume, set()).add(key)
+        self._known.setdefault(key.extent, set()).add(key)
+
+    def settle(self, extent: int, row: ExtentRow | None, policy: Policy, now_ms: int) -> None:
+        """Compare what is remembered of an extent with its row, and forget what is done or gone."""
+        keys = self._known.get(extent)
+        if keys is None:
+            return
+        by_key = {(each.volume, each.generation): each for each in row.locations} if row is not None else {}
+        for key in list(keys):
+            location = by_key.get((key.volume, key.generation))
+            pull, verify = self.pulls.get(key), self.verifies.get(key)
+            if pull is not None and (location is None or _pulled(location, pull)):
+                self.pulling.get(key.volume, set()).discard(extent)
+                if location is None or pull.sealed:
+                    del self.pulls[key]
+            if verify is not None and (location is None or _answered(location, verify, policy, now_ms)):
+                self.verifying.get(key.volume, set()).discard(key)
+                del self.verifies[key]
+            if location is None:
+                self.decided.pop(key, None)
+            if not any(key in table for table in (self.decided, self.pulls, self.verifies)):
+                keys.discard(key)
+        if not keys:
+            del self._known[extent]
+
+
+def _pulled(location: Location, told: Told) -> bool:
+    """The row shows what the pull was to bring about, or that it cannot any more."""
+    if location.state not in ("copying", "good"):
+        return True
+    return location.length >= told.up_to and (not told.sealed or location.verified_ms > 0)
+
+
+def _answered(location: Location, told: Told, policy: Policy, now_ms: int) -> bool:
+    """A verdict younger than the question, or none for so long that the question is lost."""
+    if location.state != "good" or location.verified_ms >= told.at_ms:
+        return True
+    return now_ms - told.at_ms >= policy.verify_lost_ms
+
+
+@dataclass(slots=True)
+class Facts:
+    """What one pass goes by, besides the view."""
+
+    policy: Policy
+    places: Mapping[int, VolumeFacts]
+    opened: Mapping[int, OpenRow]  #: sample of `o/`, at most seconds old
+    memory: Memory
+    choose: Chooser
+    brake: str = ""  #: why nothing that is merely away may be rebuilt, or ""
+    standings: dict[int, Standing] = field(default_factory=dict)
+
+    def committed(self, extent: int, row: ExtentRow) -> int | None:
+        """The committed length; None for an open extent that was not sampled yet."""
+        if not row.open:
+            return row.length
+        sample = self.opened.get(extent)
+        return None if sample is None else sample.length
+
+    def standing(self, view: ClusterView, extent: int, row: ExtentRow) -> Standing | None:
+        """The extent's standing, computed once a pass; None when its length or class is not known yet."""
+        known = self.standings.get(extent)
+        if known is not None:
+            return known
+        committed = self.committed(extent, row)
+        extent_class = view.classes.get(row.class_id)
+        if committed is None or extent_class is None:
+            return None
+        known = self.standings[extent] = assess(row, committed, extent_class.row, self.places)
+        return known
+
+
+def places(view: ClusterView) -> dict[int, VolumeFacts]:
+    """What is true of every volume now, by id."""
+    found = {}
+    for name, volume in view.volumes.items():
+        row = volume.row
+        up = view.volume_reachable(row.id)
+        found[row.id] = VolumeFacts(
+            volume=row.id,
+            name=name,
+            pool=row.pool,
+            node=row.node,
+            up=up,
+            counted=up or row.access == "offsite",
+            writable=up and row.access == "readwrite",
+            destroyed=row.access == "destroyed",
+        )
+    return found
+
+
+def away_since_ms(view: ClusterView, node_id: int, now_ms: int) -> int:
+    """Since when a node is away, 0 when it is not; an absence nobody has written down yet begins now."""
+    if view.node_up(node_id):
+        return 0
+    node = view.nodes_by_id.get(node_id)
+    return now_ms if node is None or node.row.away_since_ms == 0 else node.row.away_since_ms
+
+
+def patience_over(node: NodeRow | None, away_ms: int, patience_ms: int, now_ms: int) -> bool:
+    """Whether a node that is away since `away_ms` has been waited for; announced maintenance does not count."""
+    until = 0 if node is None else node.maintenance_until_ms
+    return now_ms - max(away_ms, until) >= patience_ms
+
+
+class Cut(NamedTuple):
+    """A time in which this leader could not reach etcd: sessions that ended then tell nothing about their nodes."""
+
+    from_ms: int
+    until_ms: int
+
+
+def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, now_ms: int) -> str:
+    """Why re-replication is held, as a sentence; "" when it is not (A12).
+
+    Held while more than max(1, a third) of all nodes are away that went within one session lifetime: that is an
+    outage, and copying everything would make it worse. Also held for one grace time after this leader was cut from
+    etcd, for nodes that were lost around then. `released_ms` is an operator's word: absences before it are believed.
+    """
+    lost = sorted(
+        (since, node.name)
+        for node in view.nodes.values()
+        if node.row.away_since_ms and not view.node_up(node.row.id)
+        for since in (node.row.away_since_ms,)
+        if since > released_ms
+    )
+    limit = max(1.0, len(view.nodes) / 3)
+    first = 0
+    for last, (since, _) in enumerate(lost):
+        while since - lost[first][0] > policy.session_ttl_ms:
+            first += 1
+        if last - first + 1 > limit:
+            names = ", ".join(name for _, name in lost[first : last + 1])
+            return (
+                f"{last - first + 1} of {len(view.nodes)} nodes were lost within {policy.session_ttl_ms // 1000} s "
+                f"({names}): nothing is rebuilt until they are back or an operator releases the brake"
+            )
+    if cut is not None and now_ms - cut.until_ms < policy.grace_ms:
+        names = ", ".join(
+            name for since, name in lost if cut.from_ms <= since <= cut.until_ms + 2 * policy.session_ttl_ms
+        )
+        if names:
+            return (
+                f"this leader was cut from etcd for {(cut.until_ms - cut.from_ms) // 1000} s and lost {names} then: "
+                f"nothing is rebuilt until they are back, or for {policy.grace_ms // 1000} s"
+            )
+    return ""
