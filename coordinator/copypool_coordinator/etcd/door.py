@@ -183,7 +183,10 @@ class Etcd:
             finally:
                 call.cancel()
 
-        reply = await self._attempts.run("a renewal", send, Repeat.SAFE)
+        try:
+            reply = await self._attempts.run("a renewal", send, Repeat.SAFE)
+        except Fenced:
+            return 0
         return 0 if reply is grpc.aio.EOF else max(0, int(reply.TTL))
 
     async def lease_revoke(self, lease_id: int) -> None:
