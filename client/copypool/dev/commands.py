@@ -128,3 +128,21 @@ def _told(context: click.Context, name: str, sent: bool) -> None:
     if not sent:
         click.echo(f"{name} is down: nothing was sent", err=True)
         context.exit(1)
+
+
+@dev.command()
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".demo",
+    show_default=True,
+    help="A folder that the demo may fill; it is empty or gone afterwards.",
+)
+@click.pass_context
+def demo(context: click.Context, folder: Path) -> None:
+    """Play the main job and end with figures. Exit code 1 when a read failed or one byte differed."""
+    from copypool.dev.demo import Demo  # brings the whole SDK: only when asked for
+
+    if not Demo(folder, click.echo).run():
+        context.exit(1)

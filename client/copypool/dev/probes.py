@@ -1,25 +1,44 @@
-"""Is it ready? One small HTTP call on loopback, with a deadline. Foreign exceptions end here."""
+"""Is it ready, and what does it count? Small HTTP calls on loopback, with a deadline. Foreign exceptions end here."""
 
 from __future__ import annotations
 
 import http.client
 
 from copypool.dev.layout import HOST, Process
+from copypool.protocol.errors import Unavailable
 
+_PAGE_MAX_BYTES = 1 << 20
 _SHOWN_BYTES = 300
+
+
+def _get(process: Process, path: str, timeout_s: float) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(HOST, process.port, timeout=timeout_s)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(_PAGE_MAX_BYTES).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as exc:
+        raise Unavailable(f"{process.name} does not answer at {process.url}: {exc}") from exc
+    finally:
+        connection.close()
 
 
 def unready(process: Process, timeout_s: float = 1.0) -> str:
     """Why the process is not ready yet; empty when it is."""
-    connection = http.client.HTTPConnection(HOST, process.port, timeout=timeout_s)
     try:
-        connection.request("GET", "/health" if process.kind == "etcd" else "/readyz")
-        response = connection.getresponse()
-        content = response.read(_SHOWN_BYTES)
-    except (OSError, http.client.HTTPException) as exc:
-        return f"{process.name} does not answer at {process.url}: {exc}"
-    finally:
-        connection.close()
-    if response.status == http.client.OK:
+        status, content = _get(process, "/health" if process.kind == "etcd" else "/readyz", timeout_s)
+    except Unavailable as exc:
+        return exc.message
+    if status == http.client.OK:
         return ""
-    return f"{process.name} answers {response.status}: {content.decode('utf-8', 'replace').strip()}"
+    return f"{process.name} answers {status}: {content[:_SHOWN_BYTES].strip()}"
+
+
+def counter(process: Process, name: str, timeout_s: float = 2.0) -> int:
+    """The value of a counter without labels on the process's metrics page, or `Unavailable`. Counts from its start."""
+    status, content = _get(process, "/metrics", timeout_s)
+    for line in content.splitlines() if status == http.client.OK else []:
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(float(value))
+    raise Unavailable(f"{process.name} does not count {name}: its /metrics answers {status}")

@@ -14,6 +14,7 @@ from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process
 
 Value: TypeAlias = "str | bool | int | float | Sequence[Value] | Mapping[str, Value]"
 
+HEARTBEATS_PER_SESSION = 5  #: how many heartbeats in a row may get lost, plus one
 ETCD_QUOTA_BYTES = 2 * 1024**3  #: small: a trial cluster shares its machine
 
 
@@ -115,4 +116,5 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
                 "pool_type": process.pool_type,
             }
         ],
+        "limits": {"heartbeat_s": cluster.tuning.session_ttl_s / HEARTBEATS_PER_SESSION},
     }

@@ -25,7 +25,7 @@ import msgspec
 from copypool.dev import processes, settings
 from copypool.dev.etcd_binary import EtcdBinary, find_etcd
 from copypool.dev.layout import HOST, Cluster, Layout, Process, Sizes, Tuning, plan
-from copypool.dev.probes import unready
+from copypool.dev.probes import counter, unready
 from copypool.protocol import errors
 from copypool.protocol.tokens import new_token
 
@@ -175,6 +175,14 @@ class Supervisor:
     def status(self) -> list[ProcessStatus]:
         """Every process as it is now: one probe each, at most a second."""
         return [self._status_of(process) for process in self.load().processes]
+
+    def pulled_bytes(self) -> int:
+        """Bytes that all nodes that are up have pulled from each other since each of them started."""
+        return sum(
+            counter(process, "copypool_node_pulled_bytes_total")
+            for process in self.load().of("node")
+            if self.pid(process.name)
+        )
 
     # -- one process --------------------------------------------------------------------------
     def pid(self, name: str) -> int:

@@ -1,0 +1,62 @@
+"""A flipped bit on a disk is found before it reaches anybody, marked at that place alone, and mended."""
+
+from __future__ import annotations
+
+import random
+
+from copypool import Client
+from copypool.protocol.api import Event, LocationInfo
+from kit.cluster import RealCluster, until
+from kit.workload import NAMESPACE
+
+
+async def primary_of(client: Client, path: str) -> tuple[int, LocationInfo]:
+    """The extent of a one-segment file, and its location in the primary pool."""
+    (segment,) = (await client.stat(NAMESPACE, path)).segments
+    (location,) = [location for location in segment.locations if location.pool_type == "primary"]
+    return segment.extent, location
+
+
+async def test_a_flipped_bit_of_a_primary_is_served_from_the_copy_and_mended(
+    cluster: RealCluster, client: Client
+) -> None:
+    content = random.Random(6).randbytes(200_000)
+    await client.put(NAMESPACE, "flip/primary", content)
+    await client.wait_copied(timeout_s=20)
+    extent, location = await primary_of(client, "flip/primary")
+    cluster.flip(location.node, extent, location.offset + 100_000)
+
+    assert await client.get(NAMESPACE, "flip/primary") == content
+
+    async def chain() -> list[Event]:
+        """Read -> mark -> repair, found backwards by their causes."""
+        events = {event.id: event async for event in client.events()}
+        for event in events.values():
+            if event.kind == "LocationRepaired" and event.extent == extent:
+                links = [event]
+                while links[-1].cause in events:
+                    links.append(events[links[-1].cause])
+                return links
+        return []
+
+    links = await until(chain, "the location is repaired", within_s=60)
+    assert "LocationDamaged" in [link.kind for link in links]
+    damaged = next(link for link in links if link.kind == "LocationDamaged")
+    assert (damaged.volume, damaged.node) == (location.volume, location.node)
+    await until(lambda: cluster.is_green(client), "status is green again", within_s=60)
+    assert await client.get(NAMESPACE, "flip/primary") == content
+
+
+async def test_bad_blocks_at_different_places_of_both_locations_lose_nothing(
+    cluster: RealCluster, client: Client
+) -> None:
+    content = random.Random(7).randbytes(900_000)
+    await client.put(NAMESPACE, "flip/both", content)
+    await client.wait_copied(timeout_s=20)
+    (segment,) = (await client.stat(NAMESPACE, "flip/both")).segments
+    for number, location in enumerate(segment.locations):
+        cluster.flip(location.node, segment.extent, location.offset + 100_000 + number * 500_000)
+
+    assert await client.get(NAMESPACE, "flip/both") == content
+    await until(lambda: cluster.is_green(client), "status is green again", within_s=60)
+    assert await client.get(NAMESPACE, "flip/both") == content

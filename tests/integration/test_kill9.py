@@ -1,0 +1,60 @@
+"""kill -9 of any process under load: what was acknowledged is there, what was not is not half there."""
+
+from __future__ import annotations
+
+import pytest
+
+from copypool import Client
+from kit.cluster import RealCluster, until
+from kit.workload import NAMESPACE, Writers, all_read_back, working
+
+
+async def leader_of(client: Client) -> str:
+    return (await client.status()).leader
+
+
+@pytest.mark.parametrize("victim", ["node1", "node3", "coordinator1", "leader", "etcd1"])
+async def test_no_acknowledged_file_is_lost(cluster: RealCluster, client: Client, victim: str) -> None:
+    writers = Writers(client, f"kill/{victim}")
+    async with working(writers, count=8):
+        await until(lambda: writers.acked_beyond(100), "writers are at work", within_s=30)
+        name = (
+            await until(lambda: leader_of(client), "there is a leader", within_s=20) if victim == "leader" else victim
+        )
+        await cluster.kill(name)
+        at_kill = len(writers.acked)
+        if victim == "etcd1":  # the only member: no write can be acknowledged without it
+            await cluster.start(name)
+        await until(lambda: writers.acked_beyond(at_kill + 100), f"writes go on after the loss of {name}", within_s=45)
+        await cluster.start(name)
+    assert await all_read_back(client, writers.acked) == []
+
+    # Nothing half-visible: what is listed can be read, also the files whose outcome nobody told the writers.
+    listed = [entry.path async for entry in client.list(NAMESPACE, f"kill/{victim}/")]
+    assert set(writers.acked) <= set(listed)
+    for path in set(listed) - set(writers.acked):
+        assert (await client.get(NAMESPACE, path)).startswith(path.encode())
+    await until(lambda: cluster.is_green(client), "status is green again", within_s=60)
+
+
+async def test_a_frozen_primary_node_delays_reads_but_fails_none(cluster: RealCluster, client: Client) -> None:
+    content = b"still here" * 1000
+    stored = [await client.put(NAMESPACE, f"frozen/{n}", content) for n in range(20)]
+    await client.wait_copied(timeout_s=20)
+    node = stored[0].volumes[0].rpartition("-")[0]
+    await cluster.stop(node)
+    for n in range(20):
+        assert await client.get(NAMESPACE, f"frozen/{n}") == content
+    await cluster.cont(node)
+
+
+async def test_a_leader_that_is_lost_is_replaced(cluster: RealCluster, client: Client) -> None:
+    old = await until(lambda: leader_of(client), "there is a leader", within_s=20)
+    await cluster.kill(old)
+
+    async def replaced() -> bool:
+        return await leader_of(client) not in ("", old)
+
+    await until(replaced, f"{old} is replaced", within_s=30)
+    await client.put(NAMESPACE, "led/by-another", b"x")
+    await client.wait_copied(timeout_s=20)
