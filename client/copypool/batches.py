@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from copypool.leases import prefixes_of_all
 from copypool.protocol.api import SMALL_MAX_BYTES, BatchEntry, BatchResult, WriteLease
@@ -21,8 +22,9 @@ from copypool.writing import WriteId, Writer
 BATCH_ENTRIES = 256  #: files in one request: more than two groups, so that a node always has the next one at hand
 BATCH_BYTES = 4 * 1024 * 1024
 BATCHES_IN_FLIGHT = 6
+LARGE_IN_FLIGHT = 2  #: files of several parts; each holds its own parts in memory
 
-PathBytes = tuple[str, bytes]
+PathContent = tuple[str, bytes | Path]  #: content in memory, or a local file, which may be of any size
 
 
 @dataclass(slots=True)
@@ -54,8 +56,9 @@ class BatchWriter:
         self._deadline_s = deadline_s
         self._progress = progress
         self._slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
+        self._large_slots = asyncio.Semaphore(LARGE_IN_FLIGHT)
 
-    async def store(self, files: AsyncIterator[Sequence[PathBytes]]) -> BulkResult:
+    async def store(self, files: AsyncIterator[Sequence[PathContent]]) -> BulkResult:
         """Store every file of every sequence. What is counted in the result is durable and visible.
 
         Without `keep_going` the first failure ends it: its error is raised, with `path` and `files` (stored so far)
@@ -72,32 +75,34 @@ class BatchWriter:
                         except CopypoolError as exc:
                             self._failed(path, exc)
                             continue
-                        if len(data) > SMALL_MAX_BYTES:
-                            await self._start(group, self._large(path, data))
+                        if isinstance(data, Path) or len(data) > SMALL_MAX_BYTES:
+                            await self._start(group, self._large_slots, self._large(path, data))
                             continue
                         waiting.append(_Item(path, data, WriteId.new(), digest_of(data)))
                         size_bytes += len(data)
                         if len(waiting) == BATCH_ENTRIES or size_bytes >= BATCH_BYTES:
-                            await self._start(group, self._batch(waiting))
+                            await self._start(group, self._slots, self._batch(waiting))
                             waiting, size_bytes = [], 0
                 if waiting:
-                    await self._start(group, self._batch(waiting))
+                    await self._start(group, self._slots, self._batch(waiting))
         except BaseExceptionGroup as failures:
             raise first_error(failures) from failures
         return self.result
 
-    async def _start(self, group: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> None:
+    async def _start(
+        self, group: asyncio.TaskGroup, slots: asyncio.Semaphore, work: Coroutine[None, None, None]
+    ) -> None:
         try:
-            await self._slots.acquire()
+            await slots.acquire()
         except BaseException:
             work.close()
             raise
         task = group.create_task(work)
-        task.add_done_callback(lambda _: self._slots.release())
+        task.add_done_callback(lambda _: slots.release())
 
-    async def _large(self, path: str, data: bytes) -> None:
+    async def _large(self, path: str, data: bytes | Path) -> None:
         try:
-            await upload(
+            receipt = await upload(
                 self._writer,
                 self._namespace,
                 path,
@@ -112,7 +117,7 @@ class BatchWriter:
             self._failed(path, exc)
         else:
             self.result.files += 1
-            self.result.bytes += len(data)
+            self.result.bytes += receipt.size
 
     async def _batch(self, items: list[_Item]) -> None:
         """Store these files, each at most once, repeating those that may be repeated."""
@@ -189,17 +194,17 @@ def _error_of(result: BatchResult) -> CopypoolError:
     return from_body(ErrorBody(result.code, result.message, result.retryable))
 
 
-async def in_chunks(files: Iterable[PathBytes] | AsyncIterable[PathBytes]) -> AsyncIterator[Sequence[PathBytes]]:
+async def in_chunks(files: Iterable[PathContent] | AsyncIterable[PathContent]) -> AsyncIterator[Sequence[PathContent]]:
     """Files one by one as sequences; the loop gets a turn between those of a plain iterable."""
     if isinstance(files, AsyncIterable):
         async for file in files:
             yield (file,)
         return
-    chunk: list[PathBytes] = []
+    chunk: list[PathContent] = []
     size_bytes = 0
     for file in files:
         chunk.append(file)
-        size_bytes += len(file[1])
+        size_bytes += len(file[1]) if isinstance(file[1], bytes) else 0
         if len(chunk) == BATCH_ENTRIES or size_bytes >= BATCH_BYTES:
             yield chunk
             chunk, size_bytes = [], 0

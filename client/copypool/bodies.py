@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from copypool.protocol.errors import Invalid
+from copypool.threads import in_thread
 
 #: Bytes; a local file by its path; an open binary file (read in a thread); an async iterable of bytes.
 Content = bytes | bytearray | memoryview | Path | BinaryIO | AsyncIterable[bytes]
@@ -41,17 +41,36 @@ class _Memory:
         """Nothing to let go of: the memory is the caller's."""
 
 
-class _File:
-    def __init__(self, file: BinaryIO, *, owned: bool) -> None:
-        self._file = file
-        self._owned = owned
+class _LocalFile:
+    def __init__(self, place: os.PathLike[str]) -> None:
+        self._place = place
+        self._file: BinaryIO | None = None
 
     async def read(self, size_bytes: int) -> bytes | memoryview:
-        return await asyncio.to_thread(_read_full, self._file, size_bytes)
+        return await in_thread(self._read, size_bytes)
+
+    def _read(self, size_bytes: int) -> bytes:
+        try:
+            if self._file is None:
+                self._file = open(self._place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+            return _read_full(self._file, size_bytes)
+        except OSError as exc:
+            raise Invalid(f"cannot read {os.fspath(self._place)!r}: {exc.strerror}") from exc
 
     async def close(self) -> None:
-        if self._owned:
-            await asyncio.to_thread(self._file.close)
+        if self._file is not None:
+            await in_thread(self._file.close)
+
+
+class _OpenFile:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    async def read(self, size_bytes: int) -> bytes | memoryview:
+        return await in_thread(_read_full, self._file, size_bytes)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the file is the caller's."""
 
 
 class _Iterated:
@@ -75,19 +94,16 @@ class _Iterated:
             await close()
 
 
-async def open_body(content: Content) -> Body:
-    """A body to read from. `Invalid` when the local file cannot be opened, `TypeError` for anything else."""
+def open_body(content: Content) -> Body:
+    """A body to read from; reading raises `Invalid` when a local file cannot be read. `TypeError` for anything else."""
     if isinstance(content, bytes | bytearray | memoryview):
         return _Memory(content)
     if isinstance(content, os.PathLike):
-        try:
-            return _File(await asyncio.to_thread(open, content, "rb"), owned=True)
-        except OSError as exc:
-            raise Invalid(f"cannot read {os.fspath(content)!r}: {exc.strerror}") from exc
+        return _LocalFile(content)
     if isinstance(content, AsyncIterable):
         return _Iterated(aiter(content))
     if hasattr(content, "read"):
-        return _File(content, owned=False)
+        return _OpenFile(content)
     raise TypeError(f"cannot store a {type(content).__name__}: pass bytes, a Path, a binary file or an async iterable")
 
 

@@ -38,7 +38,7 @@ async def upload(
     `deadline_s` bounds the retries of each body, not the whole transfer.
     """
     expected = parse_digest(digest) if digest else None
-    body = await open_body(content)
+    body = open_body(content)
     try:
         first = await body.read(PART_BYTES)
         following = await body.read(PART_BYTES) if len(first) == PART_BYTES else b""
