@@ -138,6 +138,7 @@ class LookupRequest(msgspec.Struct, omit_defaults=True):
     version: int = 0  #: only with one path: this version instead of the current one
     raw: bool = True  #: capabilities let the caller verify checksums itself
     avoid_nodes: list[int] = []
+    zone: str = ""  #: the reader's failure domain: places there are nearest
 
 
 class Source(msgspec.Struct):
@@ -202,6 +203,7 @@ class ResolveRequest(msgspec.Struct, omit_defaults=True):
     count: int  #: 1..LOOKUP_MAX
     raw: bool = True
     avoid_nodes: list[int] = []
+    zone: str = ""
 
 
 class ResolveReply(msgspec.Struct):

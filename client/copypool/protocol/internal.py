@@ -26,6 +26,10 @@ class Internal(msgspec.Struct, array_like=True):
     """Base of the array-like structs below."""
 
 
+class Done(Internal):
+    """The answer to a report: taken in, nothing else to say."""
+
+
 # -- joining, sessions, volumes ---------------------------------------------------------------
 class JoinRequest(Internal):
     """POST /n/join with `Authorization: Join <join token>`: once in a node's life; safe to repeat with its nonce."""

@@ -14,7 +14,8 @@ Node, for clients            PUT, DELETE /v1/files/<namespace id>/<path>      ca
 Node, for coordinators       POST /i/<verb>                       structs of `internal`
 Node, for nodes              GET /i/raw/<extent>?from=&to=        capability `p`: raw bytes of the extent file
 
-A capability travels in the header `Copypool-Capability`, or as `cap=` in the query (redirects of plain HTTP only).
+A capability travels in the header `Copypool-Capability`, or as `cap=` in the query (redirects of plain HTTP only). A
+redirected PUT carries its write id the same way, as `wid=` and `sent=` (first sent, ms), since curl knows of neither.
 A segment read with a raw capability answers `application/x-copypool-stripes`: for every stripe touched, its prelude
 (header and table) and then the whole blocks that cover the range (see `stripes.split_range`). Else plain payload
 bytes, verified by the node before they leave it.
@@ -37,6 +38,9 @@ STRIPES = "application/x-copypool-stripes"
 OCTETS = "application/octet-stream"
 
 CAPABILITY = "Copypool-Capability"
+CAPABILITY_QUERY = "cap"  #: in redirects of plain HTTP
+WRITE_ID_QUERY = "wid"  #: in redirected PUTs
+FIRST_SENT_QUERY = "sent"  #: in redirected PUTs
 WRITE_ID = "Copypool-Write-Id"  #: 16 hex digits; makes retries safe
 FIRST_SENT = "Copypool-First-Sent"  #: ms of cluster time at which this write id was first sent
 DIGEST = "Copypool-Digest"  #: `blake3:<hex>`; of the body in requests (checked), of the file in answers
