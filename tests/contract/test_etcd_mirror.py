@@ -367,3 +367,14 @@ async def _restart_and_put(cluster: EtcdCluster) -> None:
     await cluster.members[0].restart()
     async with connected(*cluster.endpoints) as writer:
         await writer.txn([], [put(b"/c/after", b"1")])
+
+
+async def test_closing_the_client_ends_its_mirrors_with_an_error_and_not_as_if_cancelled() -> None:
+    async with EtcdCluster() as cluster, connected(*cluster.endpoints) as etcd, asyncio.timeout(DEADLINE_S):
+        events = etcd.mirror([RANGE])
+        assert isinstance(await anext(events), Listed)
+        next_event = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await etcd.close()
+        with pytest.raises(CatalogDown, match="closed"):
+            await next_event

@@ -8,6 +8,7 @@ then a fact, not a reading of an error text.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,17 @@ def _credentials(tls: TlsFiles) -> Any:
     )
 
 
+@functools.cache
+def _keep_grpc() -> None:
+    """Keep grpc's poller thread for the life of the process.
+
+    When its last channel goes, grpc joins that thread, from wherever the garbage is collected: in the event loop.
+    """
+    grpc.aio.init_grpc_aio()
+
+
 async def open_members(settings: EtcdSettings) -> Members:
     """Channels to every endpoint; nothing is sent yet."""
+    _keep_grpc()
     credentials = await asyncio.to_thread(_credentials, settings.tls) if settings.tls is not None else None
     return Members([Endpoint(name, credentials) for name in settings.endpoints])

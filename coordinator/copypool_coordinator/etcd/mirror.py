@@ -46,6 +46,11 @@ class Ranges(Protocol):
 class ListAgain(Exception):
     """Events may have been lost; the message is the reason that `Listed` carries."""
 
+    def __init__(self, reason: str, *, elsewhere: bool = True) -> None:
+        super().__init__(reason)
+        #: the member is to blame: ask another one
+        self.elsewhere = elsewhere
+
 
 class StreamCut(Exception):
     """The stream ended, and nothing says that events after the position are lost."""
@@ -137,7 +142,8 @@ class Mirror:
                         yield change
             except ListAgain as error:
                 reason = str(error)
-                self._attempts.members.pass_over(endpoint)
+                if error.elsewhere:
+                    self._attempts.members.pass_over(endpoint)
                 await self._pause(f"watch on {endpoint.name}: {reason}")
             except StreamCut as error:
                 self._attempts.members.pass_over(endpoint)
@@ -183,9 +189,7 @@ class Mirror:
         call = endpoint.stubs.watch.Watch(metadata=self._attempts.metadata())
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                for (begin, end), position in zip(self._bounds, self._positions, strict=True):
-                    await call.write(wire.watch_request(begin, end, position.revision + 1))
+            await self._ask(call)
             watching: dict[int, Position] = {}
             heard = loop.time()
             while True:
@@ -215,6 +219,15 @@ class Mirror:
         finally:
             call.cancel()
 
+    async def _ask(self, call: wire.Message) -> None:
+        """Ask for every range from its position on."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                for (begin, end), position in zip(self._bounds, self._positions, strict=True):
+                    await call.write(wire.watch_request(begin, end, position.revision + 1))
+        except TimeoutError as error:
+            raise StreamCut("takes no request") from error
+
     def _has_events(self, reply: wire.Message, watching: dict[int, Position]) -> bool:
         """Deal with a reply that says something about a watch; False for one without events.
 
@@ -222,7 +235,7 @@ class Mirror:
             ListAgain: events may have been lost.
         """
         if reply.compact_revision:
-            raise ListAgain("compacted")
+            raise ListAgain("compacted", elsewhere=False)
         if reply.canceled:
             raise ListAgain(f"cancelled: {reply.cancel_reason or 'no reason given'}")
         if reply.created:
