@@ -33,8 +33,7 @@ DIRECT_ALIGN_BYTES = 4096  #: offsets and buffers of reads past the page cache; 
 _FALLOC_FL_KEEP_SIZE = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OPEN_MODE = 0o640
-_SEALED_MODE = 0o440
-_WRITER_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_SEALED_MODE = _OPEN_MODE | stat.S_ISVTX
 
 
 class WriteFailed(Unavailable):
@@ -54,7 +53,7 @@ class Entry(NamedTuple):
 
     name: str
     size_bytes: int
-    sealed: bool  #: nobody may write to it: `mark_sealed` was called
+    sealed: bool  #: `mark_sealed` was called on it
 
 
 class Space(NamedTuple):
@@ -219,12 +218,8 @@ class Disk:
         return self._reading("size", os.fstat, fd).st_size
 
     def mark_sealed(self, fd: int) -> None:
-        """Take the right to write away from the file: `list_files` tells from that, without opening it."""
+        """Set the file's sticky bit, which means nothing to Linux: `list_files` tells it without opening the file."""
         self._writing("mark_sealed", os.fchmod, fd, _SEALED_MODE)
-
-    def mark_writable(self, path: str) -> None:
-        """Undo `mark_sealed`, so that a file can be opened for one more footer."""
-        self._writing("mark_writable", os.chmod, path, _OPEN_MODE)
 
     # -- directories --------------------------------------------------------------------------
     def sync_directory(self, path: str) -> None:
@@ -322,4 +317,4 @@ def _entries(path: str) -> Iterator[Entry]:
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield Entry(item.name, status.st_size, not status.st_mode & _WRITER_BITS)
+                yield Entry(item.name, status.st_size, bool(status.st_mode & stat.S_ISVTX))

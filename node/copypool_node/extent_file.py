@@ -219,12 +219,10 @@ class ExtentFile:
         while tail.inflight:
             await asyncio.wait(tail.inflight)
 
-    def _change(self, work: Callable[[int], int], *, sealed: bool = False) -> None:
-        """Run `work(fd) -> new size` on the writable file (made so when it is sealed), note what becomes of it."""
+    def _change(self, work: Callable[[int], int]) -> None:
+        """Run `work(fd) -> new size` on the writable file and note what becomes of it."""
         core = self._core
         try:
-            if sealed:
-                core.disk.mark_writable(self.path)
             descriptor = core.descriptors.pin(self.path, writable=True)
             try:
                 size = work(descriptor.fd)
@@ -275,13 +273,11 @@ class ExtentFile:
                 self.extent, footer.length, footer.group, footer.refusals, footer.digest, offset=offset
             )
             end = offset + disk.write(fd, offset, [noted])
-            disk.sync_file(fd)
-            disk.mark_sealed(fd)
-            disk.sync_file(fd)
+            disk.sync_data(fd)
             return end
 
         self._core.refuse_if_readonly()
-        self._change(work, sealed=True)
+        self._change(work)
 
     def _read_footer_now(self) -> SealFooter | None:
         descriptor = self._core.descriptors.pin(self.path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -38,11 +39,12 @@ class Volume:
         self.path = path
         self.label = label
         self._core = core
-        self._lock_fd = lock_fd
+        self._lock_fd: int | None = lock_fd
         self._ledger = ledger
         self._id: int | None = None
         self._files: dict[int, list[ExtentFile]] = {}
         self._label_turn = asyncio.Lock()
+        self._label_lock = threading.Lock()
         self._probe: asyncio.Future[None] | None = None
         self._probed_at_s = time.monotonic()
         self.strangers: list[str] = []
@@ -96,7 +98,9 @@ class Volume:
         if not await self._core.threads.close(timeout_s):
             return
         self._core.descriptors.close()
-        self._core.disk.close(self._lock_fd)
+        if self._lock_fd is not None:
+            lock_fd, self._lock_fd = self._lock_fd, None  # a second close must not hit a number that is reused
+            self._core.disk.close(lock_fd)
 
     # -- label --------------------------------------------------------------------------------
     @property
@@ -131,19 +135,19 @@ class Volume:
 
     async def _relabel(self, change: Callable[[Label], Label]) -> None:
         async with self._label_turn:
-            label = change(self.label)
-            if label == self.label:
-                return
-            self._core.refuse_if_readonly()
-            await self._core.threads.run(self._store_label, label)
+            if change(self.label) != self.label:
+                self._core.refuse_if_readonly()
+                await self._core.threads.run(self._relabel_now, change)
 
-    def _store_label(self, label: Label) -> None:
-        try:
-            self._core.disk.replace(f"{self.path}/{LABEL_FILE}", encode_label(label))
-        except WriteFailed as exc:
-            self._core.note_failure("label", exc)
-            raise
-        self.label = label
+    def _relabel_now(self, change: Callable[[Label], Label]) -> None:
+        with self._label_lock:  # whoever was cancelled gave its turn back while its call still runs
+            label = change(self.label)
+            try:
+                self._core.disk.replace(f"{self.path}/{LABEL_FILE}", encode_label(label))
+            except WriteFailed as exc:
+                self._core.note_failure("label", exc)
+                raise
+            self.label = label
 
     # -- room and health ----------------------------------------------------------------------
     @property
