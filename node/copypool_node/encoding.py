@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copypool.protocol.api import SegmentRef
+from copypool.protocol.digests import digest_of
 from copypool.protocol.internal import CommitEntry
 from copypool.protocol.stripes import encode_prelude
 from copypool_node.clock import ClusterClock
@@ -38,7 +39,9 @@ def encode_group(extent: int, group: Group, epoch: int, clock: ClusterClock) -> 
             buffers.append(prelude)
             buffers.append(record.payload)
             offset += len(prelude) + length
-        footer = encode_record_footer(extent, offset, length, record.digest)
+        # A manifest's own digest stands in its footer; the one of the file that it describes goes into the row.
+        digest = digest_of(record.payload) if record.kind == "manifest" else record.digest
+        footer = encode_record_footer(extent, offset, length, digest)
         buffers.append(footer)
         offset += len(footer)
         group.entries.append(entry_of(record, index[record.capability]))

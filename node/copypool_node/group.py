@@ -284,6 +284,10 @@ class ExtentLog:
         self._refused = [refused for refused in self._refused if refused.noted_by != number]
         return [verdict for verdict in done if verdict is not None]
 
+    def ended(self) -> bool:
+        """Whether nothing may be appended any more: ask again after every wait."""
+        return bool(self.dead) or self.sealed
+
     @property
     def note_wanted(self) -> bool:
         """A client waits for a refusal that no written group notes."""

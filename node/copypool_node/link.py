@@ -27,6 +27,7 @@ from copypool.protocol.errors import (
     Unavailable,
     from_response,
 )
+from copypool.protocol.internal import Done
 from copypool.protocol.routes import MSGPACK
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -160,6 +161,8 @@ class CoordinatorLink:
             raise _Lost(f"{url} cannot be reached: {exc}", sent=False) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise _Lost(f"{url} gave no answer: {str(exc) or type(exc).__name__}", sent=True) from exc
+        if reply is Done:
+            return reply()  # nothing to say; the status says it all
         try:
             return msgspec.msgpack.decode(content, type=reply)
         except msgspec.MsgspecError as exc:

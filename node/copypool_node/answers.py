@@ -1,0 +1,69 @@
+"""What a record's outcome in the catalog means for the client that sent it. Pure, but for setting the future."""
+
+from __future__ import annotations
+
+import asyncio
+
+from copypool.protocol.api import Receipt
+from copypool.protocol.digests import format_digest
+from copypool.protocol.errors import (
+    Conflict,
+    CopypoolError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+)
+from copypool.protocol.internal import EntryResult
+from copypool_node.group import PendingRecord, Verdict
+
+
+def receipt_of(record: PendingRecord, result: EntryResult, volume: str) -> Receipt | CopypoolError:
+    """The receipt of a committed or replayed record, or the error of a refused one."""
+    outcome = result.outcome
+    if outcome == "committed" or outcome == "replayed":
+        replayed = outcome == "replayed"
+        return Receipt(
+            namespace=str(record.namespace),
+            path=record.path,
+            version=result.version or record.version,
+            size=record.size,
+            digest="" if record.kind == "tombstone" else format_digest(record.digest),
+            segment=None if replayed or record.kind == "tombstone" else record.segment,
+            volumes=[] if replayed else [volume],
+            ack="primary",
+            replayed=replayed,
+            header_bytes=0 if replayed else record.header_bytes,
+        )
+    where = f"{record.path!r}: "
+    message = result.message
+    if outcome == "conflict":
+        return Conflict(where + (message or "the file exists"), version=result.version)
+    if outcome == "not_found":
+        return NotFound(where + (message or "no such file"))
+    if outcome == "stale":
+        return Conflict(where + (message or "a newer version is in the catalog"), version=result.version)
+    if outcome == "contended":
+        return Overloaded(where + (message or "too many writers replace this file: repeat with the same write id"))
+    if outcome == "forbidden":
+        return Forbidden(where + (message or "the capability does not cover it, or the namespace is gone"))
+    if outcome == "unknown_write":
+        return OutcomeUnknown(where + (message or "the write id is too old to tell whether it was applied"))
+    return Invalid(where + (message or "the catalog refused it"))
+
+
+def answer(record: PendingRecord, outcome: Receipt | CopypoolError) -> None:
+    """Wake the client's request; one that has had its answer (a deadline) is left alone."""
+    future = record.waiter
+    if not isinstance(future, asyncio.Future) or future.done():
+        return
+    if isinstance(outcome, Receipt):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+
+
+def answer_verdict(verdict: Verdict, volume: str) -> None:
+    """Wake the client of a record whose outcome is final."""
+    answer(verdict.record, receipt_of(verdict.record, verdict.result, volume))

@@ -1,0 +1,129 @@
+"""GET and HEAD of segments, and record headers. Own holdings only; needs no coordinator and no catalog."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from copypool.protocol.capability import ReadCapability
+from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
+from copypool.protocol.internal import RecordInfo
+from copypool.protocol.routes import OCTETS, STRIPES, VERSION
+from copypool_node import requests
+from copypool_node.format import decode_record_header
+from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
+from copypool_node.requests import CapabilityDoor, reply
+
+if TYPE_CHECKING:
+    from copypool_node.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class ReadHandlers:
+    """Handlers of requests that read what was stored."""
+
+    def __init__(self, door: CapabilityDoor, reader: Reader, metrics: Metrics) -> None:
+        self._door = door
+        self._reader = reader
+        self._metrics = metrics
+
+    async def get_segment(self, request: BaseRequest, rest: str, query: str) -> StreamResponse:
+        """GET or HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>."""
+        pieces = rest.split("/")
+        if len(pieces) != 3:
+            raise NotFound("no such resource")
+        extent = requests.number(pieces[0], "the extent")
+        offset = requests.number(pieces[1], "the offset")
+        length = requests.number(pieces[2], "the length")
+        capability = self._open(request, query, extent, offset)
+        if length != capability.length:
+            raise Forbidden("the capability is for another segment")
+        wanted = requests.byte_range(request, length)
+        start, stop = wanted if wanted is not None else (0, length)
+        sources = self._reader.sources(extent, offset, length)
+        headers = {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
+        if wanted is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
+        status = 200 if wanted is None else 206
+        self._metrics.get_bytes += stop - start
+        if capability.raw:
+            headers["Content-Type"] = STRIPES
+            runs = raw_runs(offset, length, start, stop)
+            size = sum(run[1] for run in runs)
+            if request.method != "HEAD" and len(runs) == 1 and size <= CHUNK_BYTES:
+                return Response(body=await read_exactly(sources[0], *runs[0]), status=status, headers=headers)
+            chunks: AsyncGenerator[bytes | memoryview, None] = self._reader.raw(sources[0], offset, length, start, stop)
+        else:
+            headers["Content-Type"] = OCTETS
+            size = stop - start
+            chunks = self._reader.plain(sources, offset, length, start, stop)
+        if request.method == "HEAD":
+            return Response(status=status, headers={**headers, "Content-Length": str(size)})
+        return await _send(request, chunks, status, headers, size)
+
+    async def get_record(self, request: BaseRequest, rest: str, query: str) -> Response:
+        """GET /v1/record/<extent>/<offset>?v=<version>: what the record's header tells."""
+        pieces = rest.split("/")
+        if len(pieces) != 2:
+            raise NotFound("no such resource")
+        extent = requests.number(pieces[0], "the extent")
+        offset = requests.number(pieces[1], "the offset")
+        capability = self._open(request, query, extent, offset)
+        if not 0 < capability.header_bytes <= offset:
+            raise Forbidden("the capability does not cover the record's header")
+        at = offset - capability.header_bytes
+        failure: CopypoolError | None = None
+        for holding in self._reader.sources(extent, offset, 0):
+            try:
+                header = decode_record_header(await read_exactly(holding, at, capability.header_bytes), extent, at)
+            except CopypoolError as exc:
+                failure = failure or exc
+                self._reader.report(holding, exc.message)
+                continue
+            if header.version != capability.version:
+                raise NotFound("that record holds another version")
+            info = RecordInfo(header.kind, header.namespace, header.path, header.version, header.metadata)
+            return reply(request, info)
+        raise failure if failure is not None else NotFound("no such record")
+
+    def _open(self, request: BaseRequest, query: str, extent: int, offset: int) -> ReadCapability:
+        capability = self._door.open(requests.capability_text(request, query))
+        if not isinstance(capability, ReadCapability):
+            raise Forbidden("this capability does not allow reading")
+        version = requests.parameter(query, "v")
+        if (capability.extent, capability.offset) != (extent, offset) or str(capability.version) != version:
+            raise Forbidden("the capability is for another segment")
+        return capability
+
+
+async def _send(
+    request: BaseRequest,
+    chunks: AsyncGenerator[bytes | memoryview, None],
+    status: int,
+    headers: dict[str, str],
+    size: int,
+) -> StreamResponse:
+    """Send chunks; the first one is read (and checked) before the status line, a later failure cuts the connection."""
+    async with aclosing(chunks):
+        first = await anext(chunks, b"")
+        if len(first) == size:
+            return Response(body=bytes(first), status=status, headers=headers)
+        response = StreamResponse(status=status, headers=headers)
+        response.content_length = size
+        await response.prepare(request)
+        try:
+            await response.write(first)
+            async for chunk in chunks:
+                await response.write(chunk)
+        except CopypoolError as exc:
+            log.error("a read broke off: %s", exc)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the read was cut off: stored bytes failed their checksum") from exc
+    await response.write_eof()
+    return response

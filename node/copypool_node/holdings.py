@@ -1,0 +1,75 @@
+"""Which extents this node holds, on which of its volumes, and how much of each it may serve.
+
+A holding's `length` is what the catalog may claim of it: checked and fsync'd bytes from the front. Readers and pulls
+never get a byte behind it, so what a crash or a refused group left there is never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from copypool_node.extent_file import ExtentFile
+    from copypool_node.volumes import MountedVolume
+
+
+class Holding(msgspec.Struct, eq=False):
+    """One extent file on one volume."""
+
+    volume: MountedVolume
+    file: ExtentFile
+    extent: int
+    generation: int
+    length: int
+    sealed: bool = False
+    damaged: bool = False  #: own verify found a bad byte: asked last, served block by block
+    writing: bool = False  #: this process appends to it
+
+
+class Holdings:
+    """Index of all holdings of the node by extent id."""
+
+    def __init__(self) -> None:
+        self._by_extent: dict[int, list[Holding]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_extent.values()))
+
+    def __iter__(self) -> Iterator[Holding]:
+        for holdings in list(self._by_extent.values()):
+            yield from holdings
+
+    def add(self, holding: Holding) -> Holding:
+        """Index a holding; an older generation on the same volume gives way."""
+        others = [one for one in self._by_extent.get(holding.extent, []) if one.volume is not holding.volume]
+        self._by_extent[holding.extent] = [*others, holding]
+        return holding
+
+    def remove(self, holding: Holding) -> None:
+        """Forget a holding whose file is gone."""
+        left = [one for one in self._by_extent.get(holding.extent, []) if one is not holding]
+        if left:
+            self._by_extent[holding.extent] = left
+        else:
+            self._by_extent.pop(holding.extent, None)
+
+    def find(self, extent: int, volume: MountedVolume, generation: int | None = None) -> Holding | None:
+        """The holding on this volume, of this generation when one is named."""
+        for holding in self._by_extent.get(extent, ()):
+            if holding.volume is volume and generation in (None, holding.generation):
+                return holding
+        return None
+
+    def covering(self, extent: int, stop: int) -> list[Holding]:
+        """Holdings that reach file offset `stop`, sound ones first."""
+        found = [one for one in self._by_extent.get(extent, ()) if one.length >= stop]
+        if len(found) > 1:
+            found.sort(key=lambda one: one.damaged)
+        return found
+
+    def longest(self, extent: int) -> Holding | None:
+        """The holding that reaches furthest, sound ones first."""
+        return max(self._by_extent.get(extent, ()), key=lambda one: (not one.damaged, one.length), default=None)

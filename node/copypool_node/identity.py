@@ -1,0 +1,71 @@
+"""Who this node is in its cluster: made once by joining, kept in `<state_dir>/identity` (mode 0600).
+
+The nonce is written before the first join request, so a join whose reply was lost is repeated as the same join.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from copypool.protocol.errors import BrokenInvariant
+from copypool_node.disk import Disk, Missing
+
+_LIMIT_BYTES = 64 * 1024
+
+
+class Identity(msgspec.Struct):
+    """Contents of the identity file. `node_id` is -1 until the node has joined."""
+
+    join_nonce: bytes
+    cluster_id: bytes = b""
+    node_id: int = -1
+    credential: bytes = b""
+    command_key: bytes = b""
+
+    @property
+    def joined(self) -> bool:
+        """Whether the cluster knows this node."""
+        return self.node_id >= 0
+
+    @property
+    def authorization(self) -> str:
+        """Header value that proves this node to coordinators."""
+        return f"Node {self.node_id}:{self.credential.hex()}"
+
+
+class IdentityStore:
+    """Reads and replaces the identity file. Blocking; called before the node serves."""
+
+    def __init__(self, state_dir: str, disk: Disk) -> None:
+        self._path = os.path.join(state_dir, "identity")
+        self._state_dir = state_dir
+        self._disk = disk
+
+    def load(self, fresh_nonce: bytes) -> Identity:
+        """The stored identity; a new one with this nonce, stored durably, when there is none."""
+        parents = []
+        at = os.path.abspath(self._state_dir)
+        while at not in parents:
+            parents.append(at)
+            at = os.path.dirname(at)
+        for directory in reversed(parents[:-1]):
+            if self._disk.make_directory(directory):
+                self._disk.sync_directory(os.path.dirname(directory))
+        try:
+            content = self._disk.load(self._path, _LIMIT_BYTES)
+        except Missing:
+            identity = Identity(fresh_nonce)
+            self.store(identity)
+            return identity
+        try:
+            return msgspec.json.decode(content, type=Identity)
+        except msgspec.MsgspecError as exc:
+            raise BrokenInvariant(
+                f"{self._path} is not an identity file ({exc}): restore it, or join as a new node with a new state_dir"
+            ) from exc
+
+    def store(self, identity: Identity) -> None:
+        """Durable when it returns."""
+        self._disk.replace(self._path, msgspec.json.encode(identity))

@@ -1,0 +1,310 @@
+"""Brings locations of this node up to what the leader asks for, from other nodes, byte for byte.
+
+The destination owns a pull: it is started by a command and goes on when the leader dies; asking again is harmless and
+a larger target just moves the end. Everything received runs through a `Scanner` before it is written, so a bad byte of
+a source is never copied: the next source goes on at the same place. What is reported is checked, written and fsync'd;
+a sealed extent is read back from the medium before it is called verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from copypool.protocol.errors import (
+    CopypoolError,
+    DigestMismatch,
+    Fenced,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    from_response,
+)
+from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, PullCommand, PullSource
+from copypool.protocol.routes import CAPABILITY
+from copypool_node.config import Limits
+from copypool_node.format import Corrupt
+from copypool_node.holdings import Holding, Holdings
+from copypool_node.pacing import Pace
+from copypool_node.scanner import Scanner
+
+if TYPE_CHECKING:
+    from copypool_node.metrics import Metrics
+    from copypool_node.session import Session
+    from copypool_node.extent_file import ExtentFile
+    from copypool_node.volumes import MountedVolume
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 1.0
+STALL_S = 5.0
+FEED_BYTES = 1024 * 1024  #: received, checked and written at a time
+ROUNDS_MAX = 6  #: tries over all sources before the pull is given up; the leader asks again
+BACKOFF_MIN_S = 0.2
+BACKOFF_MAX_S = 10.0
+REPORT_S = 60.0
+
+Key = tuple[int, int, int]  #: volume, extent, generation
+
+
+class _Job:
+    """One location being brought up."""
+
+    __slots__ = ("command", "task", "volume")
+
+    def __init__(self, command: PullCommand, volume: MountedVolume) -> None:
+        self.command = command
+        self.volume = volume
+        self.task: asyncio.Task[None] | None = None
+
+
+class Puller:
+    """All pulls of this node."""
+
+    def __init__(
+        self, session: Session, holdings: Holdings, metrics: Metrics, limits: Limits, digest_threads: Executor
+    ) -> None:
+        self._session = session
+        self._holdings = holdings
+        self._metrics = metrics
+        self._limits = limits
+        self._threads = digest_threads
+        self._jobs: dict[Key, _Job] = {}
+        self._turns: dict[int, asyncio.Semaphore] = {}
+        self._scanners: OrderedDict[Key, Scanner] = OrderedDict()
+        self._pace = Pace(limits.pull_bytes_s)
+
+    def queued(self, volume: MountedVolume) -> int:
+        """Pulls of this volume that run or wait."""
+        return sum(job.volume is volume for job in self._jobs.values())
+
+    def submit(self, command: PullCommand, volume: MountedVolume) -> None:
+        """Take a command in: start its pull, or give the running one its new target."""
+        key = (volume.id, command.extent, command.generation)
+        job = self._jobs.get(key)
+        if job is not None:
+            if command.sealed or not job.command.sealed:
+                job.command = command
+            return
+        if len(self._jobs) >= self._limits.commands_queued:
+            raise Overloaded(f"{len(self._jobs)} pulls run or wait at this node")
+        job = self._jobs[key] = _Job(command, volume)
+        job.task = asyncio.create_task(self._run(key, job))
+
+    async def cancel(self, volume: MountedVolume, extent: int, generation: int) -> None:
+        """End the pull of a location that is dropped; nothing of it runs any more on return."""
+        key = (volume.id, extent, generation)
+        self._scanners.pop(key, None)
+        job = self._jobs.get(key)
+        if job is not None and job.task is not None:
+            job.task.cancel()
+            await asyncio.gather(job.task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all pulls; what was not reported is found again by a local scan."""
+        tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- one pull -----------------------------------------------------------------------------
+    async def _run(self, key: Key, job: _Job) -> None:
+        turn = self._turns.setdefault(job.volume.id, asyncio.Semaphore(self._limits.pulls_per_volume))
+        try:
+            async with turn:
+                while True:
+                    command = job.command
+                    await self._pull(key, job.volume, command)
+                    if job.command is command:
+                        return
+        except (Fenced, NotFound) as exc:
+            log.info("pull of extent %d ends: %s", job.command.extent, exc)
+        except CopypoolError as exc:
+            log.warning("pull of extent %d is given up until the leader asks again: %s", job.command.extent, exc)
+        finally:
+            del self._jobs[key]
+
+    async def _pull(self, key: Key, volume: MountedVolume, command: PullCommand) -> None:
+        file = await self._file(volume, command)
+        holding = self._holdings.find(command.extent, volume, command.generation) or self._holdings.add(
+            Holding(volume, file, command.extent, command.generation, 0)
+        )
+        if not file.sealed:
+            scanner = await self._scanner(key, file)
+            holding.length = max(holding.length, scanner.verified_length)
+            await self._receive(holding, scanner, command)
+            if command.sealed:
+                await self._finish_sealed(key, holding, scanner, command)
+            else:
+                await self._report(holding, scanner.verified_length, scanner.records, finished=True, verified=False)
+            return
+        await self._check_sealed(holding, command)
+
+    async def _file(self, volume: MountedVolume, command: PullCommand) -> ExtentFile:
+        file = volume.disk.get(command.extent, command.generation)
+        if file is not None:
+            return file
+        await volume.admit(command.up_to, "repair")
+        return await volume.disk.create_extent(command.extent, command.generation, None, expected_bytes=command.up_to)
+
+    async def _scanner(self, key: Key, file: ExtentFile) -> Scanner:
+        """A scanner that stands at the file's end: the one kept from the last pull, or after reading the file."""
+        kept = self._scanners.pop(key, None)
+        if kept is not None and kept.verified_length == file.size:
+            self._keep(key, kept)
+            return kept
+        scanner = Scanner(file.extent)
+        try:
+            await file.scan(file.size, scanner=scanner)
+        except (Corrupt, DigestMismatch) as exc:
+            log.warning("extent %d: pulled again from %d: %s", file.extent, scanner.verified_length, exc)
+        scanner.forget_pending()
+        if scanner.verified_length < file.size:
+            await file.cut(scanner.verified_length)
+        self._keep(key, scanner)
+        return scanner
+
+    def _keep(self, key: Key, scanner: Scanner) -> None:
+        self._scanners[key] = scanner
+        self._scanners.move_to_end(key)
+        while len(self._scanners) > self._limits.scanners_kept:
+            self._scanners.popitem(last=False)
+
+    async def _receive(self, holding: Holding, scanner: Scanner, command: PullCommand) -> None:
+        """Until the file is checked and fsync'd up to the target; each source in turn, at the byte where it stands."""
+        backoff_s = BACKOFF_MIN_S
+        failure = "no source was named"
+        for round_number in range(ROUNDS_MAX):
+            before = scanner.verified_length
+            for source in command.sources:
+                if scanner.verified_length >= command.up_to:
+                    break
+                if source.length <= scanner.verified_length:
+                    continue
+                try:
+                    await self._from_source(holding, scanner, command, source)
+                except (Unavailable, Corrupt) as exc:
+                    if holding.volume.disk.readonly_reason:
+                        raise
+                    failure = f"node {source.node_id}: {exc.message}"
+                    log.warning("pull of extent %d from %s", command.extent, failure)
+            if scanner.verified_length >= command.up_to:
+                await self._commit(holding, scanner)
+                return
+            if scanner.verified_length > before:
+                backoff_s = BACKOFF_MIN_S
+            elif round_number + 1 < ROUNDS_MAX:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+        raise Unavailable(f"no source brings extent {command.extent} past {scanner.verified_length}: {failure}")
+
+    async def _from_source(self, holding: Holding, scanner: Scanner, command: PullCommand, source: PullSource) -> None:
+        peer = self._session.peers.get(source.node_id)
+        base = peer.url if peer is not None else source.url
+        start, stop = scanner.verified_length, min(command.up_to, source.length)
+        url = f"{base}/i/raw/{command.extent}?from={start}&to={stop}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
+        reported = start
+        held = bytearray()  #: received from `verified_length` on, not judged yet: less than a stripe and a chunk
+        try:
+            async with self._session.link.http.get(
+                url, headers={CAPABILITY: source.capability}, timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    error = from_response(response.status, await response.content.read(65536), response.content_type)
+                    raise Unavailable(error.message)
+                async for chunk in response.content.iter_chunked(FEED_BYTES):
+                    await self._pace.take(len(chunk))
+                    await self._take(holding, scanner, held, chunk)
+                    self._metrics.pulled_bytes += len(chunk)
+                    if scanner.verified_length - reported >= PULL_COMMIT_BYTES:
+                        await self._commit(holding, scanner)
+                        reported = scanner.verified_length
+                        await self._report(holding, reported, scanner.records, finished=False, verified=False)
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise Unavailable(f"broke off at {scanner.verified_length}: {str(exc) or type(exc).__name__}") from exc
+        finally:
+            scanner.forget_pending()
+
+    async def _take(self, holding: Holding, scanner: Scanner, held: bytearray, chunk: bytes) -> None:
+        """Check a chunk; append what is whole now."""
+        before = scanner.verified_length
+        held += chunk
+        corrupt: Corrupt | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._threads, scanner.feed, chunk)
+        except Corrupt as exc:
+            corrupt = exc
+        whole = scanner.verified_length - before
+        if whole:
+            await holding.file.write(before, [bytes(memoryview(held)[:whole])])
+            del held[:whole]
+        if corrupt is not None:
+            raise corrupt
+
+    async def _commit(self, holding: Holding, scanner: Scanner) -> None:
+        """What is checked is durable, and may be served, on return."""
+        await holding.file.sync()
+        holding.length = scanner.verified_length
+
+    # -- sealed extents -----------------------------------------------------------------------
+    async def _finish_sealed(self, key: Key, holding: Holding, scanner: Scanner, command: PullCommand) -> None:
+        """Read back, compare, write the footer, report: good and verified, or not claimed at all."""
+        if scanner.verified_length != command.up_to:
+            raise DigestMismatch(
+                f"extent {command.extent} goes on to {scanner.verified_length}, it was sealed at {command.up_to}"
+            )
+        digest = scanner.digest()
+        if command.digest and digest != command.digest:
+            raise DigestMismatch(f"extent {command.extent}: every block passes, but the digest is another one")
+        back = Scanner(command.extent)
+        try:
+            await holding.file.scan(command.up_to, direct=True, scanner=back)
+        except Corrupt:
+            await self._cut_back(key, holding, back)
+            raise
+        if back.verified_length != command.up_to or back.digest() != digest:
+            await self._cut_back(key, holding, back)
+            raise DigestMismatch(f"extent {command.extent} reads back otherwise than it was written")
+        await holding.file.seal(command.up_to, scanner.group, command.refusals, digest)
+        self._scanners.pop(key, None)
+        holding.length = command.up_to
+        holding.sealed = True
+        await self._report(holding, command.up_to, scanner.records, finished=True, verified=True)
+
+    async def _cut_back(self, key: Key, holding: Holding, back: Scanner) -> None:
+        """The medium did not keep what was written: go on from what it did keep, at the next command."""
+        self._scanners.pop(key, None)
+        holding.length = min(holding.length, back.verified_length)
+        await holding.file.cut(back.verified_length)
+
+    async def _check_sealed(self, holding: Holding, command: PullCommand) -> None:
+        """The file was finished by an earlier pull whose report was lost."""
+        back = Scanner(command.extent)
+        await holding.file.scan(command.up_to, direct=True, scanner=back)
+        if back.verified_length != command.up_to or (command.digest and back.digest() != command.digest):
+            raise DigestMismatch(f"extent {command.extent} is sealed here, but not as the catalog knows it")
+        holding.length = command.up_to
+        holding.sealed = True
+        await self._report(holding, command.up_to, back.records, finished=True, verified=True)
+
+    async def _report(self, holding: Holding, length: int, records: int, *, finished: bool, verified: bool) -> None:
+        session = self._session
+        report = ProgressReport(
+            session.node_id,
+            session.epoch,
+            holding.extent,
+            holding.volume.id,
+            holding.generation,
+            length,
+            records,
+            finished,
+            verified,
+        )
+        await session.link.call("progress", report, Done, deadline_s=REPORT_S)

@@ -1,0 +1,147 @@
+"""Payload bytes out of extents: plain and checked here, or raw stripes that the receiver checks.
+
+No byte is delivered that was not checked, by this node or by the holder of a raw capability (DESIGN invariant 3). A
+block that fails is looked for in the node's other holdings of the extent before the read fails, and the holding is
+verified as a whole afterwards: only that marks damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+
+from copypool.protocol.errors import CopypoolError, DigestMismatch, Unavailable
+from copypool.protocol.stripes import (
+    BLOCK_BYTES,
+    StripeRange,
+    block_count,
+    decode_prelude,
+    first_bad_block,
+    split_range,
+    stored_bytes,
+)
+from copypool_node.disk import ReadFailed
+from copypool_node.holdings import Holding, Holdings
+
+CHUNK_BYTES = 1024 * 1024  #: read and sent at a time; a multiple of BLOCK_BYTES
+
+
+class Reader:
+    """Reads segments of extents that this node holds."""
+
+    def __init__(self, holdings: Holdings, suspect: Callable[[Holding, str], None]) -> None:
+        self._holdings = holdings
+        self._suspect = suspect  #: told of a holding that failed: to be verified
+
+    def sources(self, extent: int, offset: int, length: int) -> list[Holding]:
+        """Holdings that reach the whole segment; `Unavailable` when there is none."""
+        found = self._holdings.covering(extent, offset + stored_bytes(length))
+        if not found:
+            raise Unavailable(f"this node does not hold extent {extent} up to the end of that segment")
+        return found
+
+    def report(self, holding: Holding, what: str) -> None:
+        """A holding failed a reader: have it verified."""
+        self._suspect(holding, what)
+
+    # -- checked here -------------------------------------------------------------------------
+    async def plain(
+        self, sources: list[Holding], offset: int, length: int, start: int, stop: int
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """Payload bytes [start, stop) of a segment, each block checked before it is handed out.
+
+        Raises `DigestMismatch` at the first block that passes in no holding; everything before it was good.
+        """
+        for part in split_range(offset, length, start, stop):
+            for chunk in _chunks(part):
+                yield await self._checked(sources, chunk)
+
+    async def small(self, sources: list[Holding], offset: int, length: int) -> bytes:
+        """A whole short payload, checked."""
+        chunks = [bytes(chunk) async for chunk in self.plain(sources, offset, length, 0, length)]
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _checked(self, sources: list[Holding], part: StripeRange) -> memoryview:
+        failure: CopypoolError | None = None
+        for holding in sources:
+            try:
+                return await _read_checked(holding, part)
+            except (DigestMismatch, ReadFailed) as exc:
+                failure = failure or exc
+                self._suspect(holding, exc.message)
+        raise failure if failure is not None else Unavailable("no holding to read from")
+
+    # -- raw ----------------------------------------------------------------------------------
+    async def raw(
+        self, source: Holding, offset: int, length: int, start: int, stop: int
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """Prelude and covering blocks of every stripe touched by payload bytes [start, stop), as stored."""
+        for at, size in raw_runs(offset, length, start, stop):
+            position, end = at, at + size
+            while position < end:
+                wanted = min(CHUNK_BYTES, end - position)
+                yield await read_exactly(source, position, wanted)
+                position += wanted
+
+
+def raw_runs(offset: int, length: int, start: int, stop: int) -> list[tuple[int, int]]:
+    """File ranges (offset, size) of a raw answer in order, neighbours joined."""
+    runs: list[tuple[int, int]] = []
+    for part in split_range(offset, length, start, stop):
+        for at, size in ((part.prelude_offset, part.prelude_bytes), (part.data_offset, part.data_bytes)):
+            if runs and runs[-1][0] + runs[-1][1] == at:
+                runs[-1] = (runs[-1][0], runs[-1][1] + size)
+            else:
+                runs.append((at, size))
+    return runs
+
+
+def _chunks(part: StripeRange) -> Iterator[StripeRange]:
+    """A stripe part in pieces of at most CHUNK_BYTES of whole blocks."""
+    if part.data_bytes <= CHUNK_BYTES:
+        yield part
+        return
+    skip, left = part.skip_bytes, part.take_bytes
+    for at in range(0, part.data_bytes, CHUNK_BYTES):
+        size = min(CHUNK_BYTES, part.data_bytes - at)
+        take = min(size - skip, left)
+        yield part._replace(
+            data_offset=part.data_offset + at,
+            data_bytes=size,
+            first_block=part.first_block + at // BLOCK_BYTES,
+            skip_bytes=skip,
+            take_bytes=take,
+        )
+        skip, left = 0, left - take
+
+
+async def _read_checked(holding: Holding, part: StripeRange) -> memoryview:
+    if part.prelude_offset + part.prelude_bytes == part.data_offset:
+        both = memoryview(await read_exactly(holding, part.prelude_offset, part.prelude_bytes + part.data_bytes))
+        head, data = both[: part.prelude_bytes], both[part.prelude_bytes :]
+    else:
+        head = memoryview(await read_exactly(holding, part.prelude_offset, part.prelude_bytes))
+        data = memoryview(await read_exactly(holding, part.data_offset, part.data_bytes))
+    prelude = decode_prelude(head, holding.extent, part.prelude_offset)
+    if prelude is None or len(prelude.table) < part.first_block + block_count(len(data)):
+        raise DigestMismatch(
+            f"extent {holding.extent}: the stripe header at {part.prelude_offset} fails its checksum",
+            offset=part.prelude_offset,
+        )
+    bad = first_bad_block(data, prelude, holding.extent, part)
+    if bad is not None:
+        raise DigestMismatch(
+            f"extent {holding.extent}: the block at {part.data_offset + bad} fails its checksum",
+            offset=part.data_offset + bad,
+        )
+    return data[part.skip_bytes : part.skip_bytes + part.take_bytes]
+
+
+async def read_exactly(holding: Holding, offset: int, length: int) -> bytes:
+    """Bytes of a holding; `DigestMismatch` when the file ends before (claimed bytes are gone)."""
+    data = await holding.file.read(offset, length)
+    if len(data) != length:
+        raise DigestMismatch(
+            f"extent {holding.extent}: the file ends at {offset + len(data)}, {holding.length} bytes are claimed",
+            offset=offset + len(data),
+        )
+    return data

@@ -1,0 +1,168 @@
+"""What requests of clients say, checked at the edge: capabilities, names, write ids, ranges."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs
+
+import msgspec
+from aiohttp.web import BaseRequest, Response
+
+from copypool.protocol import errors
+from copypool.protocol.api import WRITE_ID_BYTES
+from copypool.protocol.capability import Capability, NodeKeys, open_capability
+from copypool.protocol.digests import parse_digest
+from copypool.protocol.names import check_metadata
+from copypool.protocol.routes import (
+    CAPABILITY,
+    CAPABILITY_QUERY,
+    DIGEST,
+    FIRST_SENT,
+    FIRST_SENT_QUERY,
+    METADATA,
+    MSGPACK,
+    WRITE_ID,
+    WRITE_ID_QUERY,
+    decode_metadata,
+)
+from copypool_node.session import Session
+
+CAPABILITIES_KEPT = 4096
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_json = msgspec.json.Encoder()
+_msgpack = msgspec.msgpack.Encoder()
+
+
+class CapabilityDoor:
+    """Opens capabilities; remembers those whose signature was checked, so that a reused one costs no HMAC."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._opened: dict[str, Capability] = {}
+        self._keys: dict[int, NodeKeys] = {}
+
+    def open(self, text: str) -> Capability:
+        """The capability; `Forbidden` says why not."""
+        session = self._session
+        if session.keys is not self._keys:
+            self._keys = session.keys
+            self._opened.clear()
+        now_ms = session.clock.now_ms()
+        known = self._opened.get(text)
+        if known is not None and known.expires_ms >= now_ms:
+            return known
+        if not text:
+            raise errors.Forbidden(f"this needs a capability, in the header {CAPABILITY}")
+        if not self._keys:
+            raise errors.Unavailable("the node has no keys from the coordinators yet")
+        capability = open_capability(text, self._keys, session.node_id, now_ms)
+        if len(self._opened) >= CAPABILITIES_KEPT:
+            self._opened.clear()
+        self._opened[text] = capability
+        return capability
+
+
+def capability_text(request: BaseRequest, query: str) -> str:
+    """The wire form, from the header or (redirects of plain HTTP) the query."""
+    text: str | None = request.headers.get(CAPABILITY)
+    return text if text is not None else parameter(query, CAPABILITY_QUERY)
+
+
+def parameter(query: str, name: str) -> str:
+    """One query parameter; empty when it is not there."""
+    if not query:
+        return ""
+    try:
+        values = parse_qs(query, max_num_fields=16).get(name)
+    except ValueError as exc:
+        raise errors.Invalid("the query has too many parameters") from exc
+    return values[-1] if values else ""
+
+
+def number(text: str, what: str) -> int:
+    """A decimal number of a URL or header; `Invalid` otherwise."""
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise errors.Invalid(f"{what} {text[:40]!r} is not a number")
+    return int(text)
+
+
+def write_id(request: BaseRequest, query: str) -> bytes:
+    """The required write id, from the header or (redirected PUTs) the query."""
+    text = request.headers.get(WRITE_ID) or parameter(query, WRITE_ID_QUERY)
+    try:
+        value = bytes.fromhex(text)
+    except ValueError as exc:
+        raise errors.Invalid(f"the header {WRITE_ID} is not hexadecimal") from exc
+    if len(value) != WRITE_ID_BYTES:
+        raise errors.Invalid(f"the header {WRITE_ID} must have {2 * WRITE_ID_BYTES} hex digits: it makes retries safe")
+    return value
+
+
+def first_sent_ms(request: BaseRequest, query: str) -> int:
+    """When the write id was first sent; 0: now."""
+    text = request.headers.get(FIRST_SENT) or parameter(query, FIRST_SENT_QUERY)
+    return number(text, f"the header {FIRST_SENT}") if text else 0
+
+
+def stated_digest(request: BaseRequest) -> bytes:
+    """The digest that the client says its body has; empty when it says none."""
+    text = request.headers.get(DIGEST)
+    return parse_digest(text) if text else b""
+
+
+def metadata(request: BaseRequest) -> dict[str, str]:
+    """Checked user metadata."""
+    text = request.headers.get(METADATA)
+    return check_metadata(decode_metadata(text)) if text else {}
+
+
+def if_absent(request: BaseRequest) -> bool:
+    """Whether the file must not exist: `If-None-Match: *`."""
+    text = request.headers.get("If-None-Match")
+    if text is None:
+        return False
+    if text.strip() != "*":
+        raise errors.Invalid("If-None-Match takes only `*` here")
+    return True
+
+
+def byte_range(request: BaseRequest, length: int) -> tuple[int, int] | None:
+    """[start, stop) of the Range header within `length` payload bytes; None: no range, or one that is ignored.
+
+    As RFC 9110: an unknown unit or several ranges are ignored, one outside is `RangeNotSatisfiable`.
+    """
+    text = request.headers.get("Range")
+    if text is None:
+        return None
+    match = _RANGE.fullmatch(text.strip())
+    if match is None or match[1] == match[2] == "":
+        return None
+    if not match[1]:
+        suffix = min(number(match[2], "the range"), length)
+        if suffix == 0:
+            raise errors.RangeNotSatisfiable(f"{text!r} of {length} bytes", length=length)
+        return length - suffix, length
+    start = number(match[1], "the range")
+    stop = min(number(match[2], "the range") + 1, length) if match[2] else length
+    if match[2] and stop <= start < length:
+        return None
+    if start >= length:
+        raise errors.RangeNotSatisfiable(f"{text!r} of {length} bytes", length=length)
+    return start, stop
+
+
+def reply(request: BaseRequest, value: object, status: int = 200) -> Response:
+    """An answer in the form that the caller accepts."""
+    if MSGPACK in request.headers.get("Accept", ""):
+        return Response(body=_msgpack.encode(value), status=status, content_type=MSGPACK)
+    return Response(body=_json.encode(value), status=status, content_type="application/json")
+
+
+def error_reply(request: BaseRequest, error: errors.CopypoolError) -> Response:
+    """The answer for an error."""
+    response = reply(request, errors.to_body(error), error.http_status)
+    if isinstance(error, errors.RangeNotSatisfiable) and "length" in error.details:
+        response.headers["Content-Range"] = f"bytes */{error.details['length']}"
+    if isinstance(error, errors.RetryLater):
+        response.headers["Retry-After"] = "1"
+    return response

@@ -1,0 +1,186 @@
+"""A mounted volume at run time: what the catalog says of it, how well its disk is, who appends to it.
+
+The disk's own side (label, files, threads) is `volume.Volume`; this adds the node's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from copypool.protocol.api import AccessMode
+from copypool.protocol.errors import CopypoolError, Overloaded, Unavailable
+from copypool.protocol.internal import (
+    EXTENT_HEADER_BYTES,
+    OPEN_EXTENTS_MAX,
+    OpenExtentReply,
+    OpenExtentRequest,
+    VolumeReport,
+)
+from copypool_node.config import Limits, VolumeConfig
+from copypool_node.format import ExtentHeader
+from copypool_node.group import ExtentLog
+from copypool_node.holdings import Holding, Holdings
+from copypool_node.open_extent import OpenExtent
+from copypool_node.space import Purpose
+from copypool_node.volume import Volume
+
+if TYPE_CHECKING:
+    from copypool_node.metrics import Metrics
+    from copypool_node.sealing import Sealer
+    from copypool_node.session import Session
+    from copypool_node.streams import StreamPool
+    from copypool_node.writer import Lane
+
+log = logging.getLogger(__name__)
+
+OPEN_S = 10.0  #: a new extent is made within this time, or its writers are told to go elsewhere
+
+
+class MountedVolume:
+    """One volume of this node while it is mounted."""
+
+    def __init__(
+        self,
+        config: VolumeConfig,
+        disk: Volume,
+        limits: Limits,
+        session: Session,
+        holdings: Holdings,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.disk = disk
+        self.name = config.name
+        self.id = -1  #: the catalog's number, once mounted
+        self.access: AccessMode = "readwrite"
+        self.ready_epoch = 0  #: session epoch under which the volume's own extents are sealed and cut: it takes writes
+        self.unknown_extents = 0
+        self.open_extents = 0
+        self.lanes: dict[int, Lane] = {}
+        self.streams: dict[int, StreamPool] = {}
+        self.limits = limits
+        self._session = session
+        self._holdings = holdings
+        self.metrics = metrics
+        self._probing: asyncio.Task[None] | None = None
+
+    # -- health -------------------------------------------------------------------------------
+    @property
+    def probe_age_s(self) -> float:
+        """Age of the last good write + fsync."""
+        return self.disk.probe_age_s()
+
+    @property
+    def healthy(self) -> bool:
+        """Its disk takes writes and answered lately."""
+        return not self.disk.readonly_reason and self.probe_age_s <= self.limits.probe_max_age_s
+
+    def probe(self) -> None:
+        """Start a write + fsync unless one is under way. A hung disk holds one thread and one task, not more."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        try:
+            await self.disk.probe()
+        except CopypoolError as exc:
+            log.error("volume %s: the probe failed: %s", self.name, exc)
+
+    def refusal(self) -> str:
+        """Why the volume takes no writes now; empty: it does."""
+        if self._session.stopping:
+            return "the node is stopping"
+        if not self._session.alive or self.ready_epoch != self._session.epoch:
+            return "the node has no session with the coordinators yet"
+        if self.access != "readwrite":
+            return f"volume {self.name} is {self.access}"
+        if self.disk.readonly_reason:
+            return f"volume {self.name} failed a write: {self.disk.readonly_reason}"
+        if self.probe_age_s > self.limits.probe_max_age_s:
+            return f"the disk of volume {self.name} has not answered for {self.probe_age_s:.0f} s"
+        return ""
+
+    async def admit(self, size_bytes: int, purpose: Purpose) -> None:
+        """Raise `Unavailable` or `NoSpace` unless this many bytes may be written now."""
+        reason = self.refusal()
+        if reason:
+            raise Unavailable(f"{reason}: take another write lease")
+        await self.disk.admit(size_bytes, purpose)
+
+    def report(self) -> VolumeReport:
+        """Its line in a heartbeat."""
+        return VolumeReport(
+            volume=self.id,
+            free_bytes=self.disk.free_bytes(),
+            total_bytes=self.disk.total_bytes(),
+            open_extents=self.open_extents,
+            queued_bytes=sum(lane.queued_bytes for lane in self.lanes.values()),
+            probe_age_ms=int(self.probe_age_s * 1000),
+            read_only=bool(self.disk.readonly_reason),
+            unknown_extents=self.unknown_extents,
+            extents=self.disk.extents,
+            stored_bytes=self.disk.stored_bytes,
+        )
+
+    # -- open extents -------------------------------------------------------------------------
+    async def open_extent(self, class_id: int) -> OpenExtent:
+        """A new extent of this class: in the catalog first, then its file, header and name fsync'd.
+
+        Raises `Overloaded` at the volume's limit of open extents, else what the coordinator or the disk says.
+        """
+        if self.open_extents >= OPEN_EXTENTS_MAX:
+            raise Overloaded(f"volume {self.name} has {OPEN_EXTENTS_MAX} open extents: repeat later")
+        self.open_extents += 1
+        try:
+            return await self._open_extent(class_id)
+        except BaseException:
+            self.open_extents -= 1
+            raise
+
+    async def _open_extent(self, class_id: int) -> OpenExtent:
+        reason = self.refusal()
+        if reason:
+            raise Unavailable(f"{reason}: take another write lease")
+        session = self._session
+        epoch = session.epoch
+        reply = await session.link.call(
+            "open",
+            OpenExtentRequest(session.node_id, epoch, self.id, class_id),
+            OpenExtentReply,
+            deadline_s=OPEN_S,
+            give_up=lambda: not session.is_current(epoch),
+        )
+        header = ExtentHeader(session.cluster_id, reply.extent, reply.extent_class, epoch, session.clock.now_ms())
+        file = await self.disk.create_extent(reply.extent, reply.generation, header)
+        holding = self._holdings.add(
+            Holding(self, file, reply.extent, reply.generation, EXTENT_HEADER_BYTES, writing=True)
+        )
+        extent_log = ExtentLog(reply.extent, reply.generation, reply.revision, EXTENT_HEADER_BYTES)
+        opened = OpenExtent(extent_log, holding, reply.extent_class, session, self.metrics)
+        opened.epoch = epoch
+        return opened
+
+    def extent_ended(self) -> None:
+        """One of this volume's open extents was sealed or abandoned."""
+        self.open_extents -= 1
+
+    def end_extent(self, extent: int, reason: str, sealer: Sealer) -> bool:
+        """Let go of an extent that somebody else has sealed; False when nothing here appends to it."""
+        opened = [one for lane in self.lanes.values() for one in lane.extents()]
+        opened += [one for pool in self.streams.values() for one in pool.extents()]
+        for one in opened:
+            if one.log.extent == extent:
+                if not one.abandoned:
+                    self.extent_ended()
+                sealer.abandon(one, reason)
+                return True
+        return False
+
+    async def close(self) -> None:
+        """Release the lock. Nothing is under way any more."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        await self.disk.close()
