@@ -6,6 +6,7 @@ Time comes in as monotonic seconds, randomness as a number in [0, 1). Nothing he
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from copypool.protocol.errors import (
     CallerError,
@@ -69,12 +70,12 @@ class WriteRetry:
             self._avoid[node_id] = now_s + AVOID_NODE_S
         delay_s = self.backoff.delay_s(self.attempts - 1, random01)
         if now_s + delay_s >= self.deadline_s:
-            raise self._final(error) from error
+            self._raise(error)
         return delay_s
 
     def _raise_if_final(self, error: CopypoolError, *, from_coordinator: bool) -> None:
         if isinstance(error, NoSpace) and from_coordinator:
-            raise self._final(error) from error
+            self._raise(error)
         if isinstance(error, OutcomeUnknown | RetryLater):
             return
         if not from_coordinator and isinstance(error, Forbidden | DigestRefused):
@@ -82,17 +83,17 @@ class WriteRetry:
             self._refused += 1
             if self._refused <= _FORBIDDEN_MAX:
                 return
-        raise self._final(error) from error
+        self._raise(error)
 
-    def _final(self, error: CopypoolError) -> CopypoolError:
+    def _raise(self, error: CopypoolError) -> NoReturn:
         definite = isinstance(error, CallerError) and not isinstance(error, Forbidden | Unauthorized)
         if not self.outcome_unknown or definite or isinstance(error, OutcomeUnknown):
-            return error
-        return OutcomeUnknown(
+            raise error
+        raise OutcomeUnknown(
             f"an earlier attempt may have been applied, and later ones failed: {error.message}; "
             "stat the file, or repeat with the same write id",
             attempts=self.attempts,
-        )
+        ) from error
 
 
 def call_error(last: CopypoolError | None, verb: str, waited_s: float) -> CopypoolError:
