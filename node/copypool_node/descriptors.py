@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from copypool_node.disk import Disk
 
-OPEN_FILES_MAX = 512  #: descriptors kept open per volume when nobody uses them
+OPEN_FILES_MAX = 256  #: descriptors kept open per volume when nobody uses them
 
 
 class Descriptor:

@@ -2,12 +2,13 @@
 
 Everything else calls these methods, on a volume's own threads (`threads`), never on the event loop. Each call goes
 through `Disk.invoke`, so that a test can fail, shorten, count or log any of them; and each `OSError` becomes one of
-three errors here and nowhere else:
+these errors here and nowhere else:
 
     NoSpace      the file system is full; nothing of the call counts, the disk itself is well
     WriteFailed  a write, fsync or change of a directory failed. **Never retry it**: after a failed fsync Linux marks
                  the pages clean, and a second fsync succeeds over lost bytes. The volume takes no more writes.
     ReadFailed   a read failed; `Missing` when the file is not there
+    Overloaded   the process or machine is out of descriptors; nothing was done
 
 Writes and reads name their offset; there is no file position, so threads cannot disturb each other's.
 """
@@ -23,7 +24,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from copypool.protocol.errors import Conflict, NoSpace, Unavailable
+from copypool.protocol.errors import Conflict, NoSpace, Overloaded, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 DIRECT_ALIGN_BYTES = 4096  #: offsets and buffers of reads past the page cache; fits every sector size in use
 _FALLOC_FL_KEEP_SIZE = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _OPEN_MODE = 0o640
 _SEALED_MODE = _OPEN_MODE | stat.S_ISVTX
 
@@ -97,12 +99,16 @@ class Disk:
         except FileNotFoundError as exc:
             raise Missing(f"{name}: {exc}") from exc
         except OSError as exc:
+            if exc.errno in _NO_DESCRIPTORS:
+                raise Overloaded(f"{name}: {exc}: raise the limit of open files") from exc
             raise ReadFailed(f"{name}: {exc}") from exc
 
     def _writing(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return self.invoke(name, function, *args, **kwargs)
         except OSError as exc:
+            if exc.errno in _NO_DESCRIPTORS:
+                raise Overloaded(f"{name}: {exc}: raise the limit of open files") from exc
             # A full disk that shows at fsync has already lost bytes that a write took in: not the harmless kind.
             if exc.errno in _FULL and not name.startswith("sync"):
                 raise NoSpace(f"{name}: {exc}") from exc

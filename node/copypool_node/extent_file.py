@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from copypool.protocol.errors import BrokenInvariant, DigestMismatch, NoSpace
+from copypool.protocol.errors import BrokenInvariant, DigestMismatch
 from copypool.protocol.internal import Refusal
 from copypool_node import format as layout
 from copypool_node.descriptors import Descriptor, Descriptors
@@ -132,12 +132,10 @@ class ExtentFile:
                     core.disk.sync_data(descriptor.fd)
             finally:
                 core.descriptors.release(descriptor)
-        except NoSpace as exc:
-            tail.torn = f"the append at {offset} failed: {exc.message}"
-            raise
-        except WriteFailed as exc:
-            tail.torn = f"the append at {offset} failed: {exc.message}"
-            core.note_failure(f"extent {self.extent} generation {self.generation}", exc)
+        except BaseException as exc:
+            tail.torn = f"the append at {offset} failed: {exc}"
+            if isinstance(exc, WriteFailed):
+                core.note_failure(f"extent {self.extent} generation {self.generation}", exc)
             raise
 
     def _landed(self, tail: _Tail, start: int, end: int) -> None:

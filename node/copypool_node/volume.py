@@ -18,13 +18,15 @@ from copypool.protocol.api import PoolType
 from copypool.protocol.errors import BrokenInvariant, Conflict, NoSpace
 from copypool.protocol.internal import EXTENT_SOFT_BYTES
 from copypool_node.descriptors import OPEN_FILES_MAX, Descriptors
-from copypool_node.directory import LABEL_FILE, PROBE_FILE, Found, extent_path, list_extents, open_directory
+from copypool_node.directory import LABEL_FILE, PROBE_FILE, Found, Opened, extent_path, list_extents, open_directory
 from copypool_node.disk import Disk, WriteFailed
 from copypool_node.extent_file import ExtentFile, VolumeCore
 from copypool_node.format import ExtentHeader, encode_extent_header
 from copypool_node.label import Label, encode_label
 from copypool_node.space import Purpose, SpaceLedger, default_reserve_bytes
 from copypool_node.threads import THREADS, VolumeThreads
+
+__all__ = ["ExtentFile", "Found", "Volume"]
 
 CLOSE_TIMEOUT_S = 5.0
 STRANGERS_SHOWN_MAX = 100
@@ -76,9 +78,11 @@ class Volume:
         door = Disk() if disk is None else disk
         workers = VolumeThreads(name, count=threads)
         wanted = Label(cluster_id, os.urandom(16), name, pool, pool_type)
+        opening = workers.submit(open_directory, door, path, wanted, os.urandom(16), create)
         try:
-            opened = await workers.run(open_directory, door, path, wanted, os.urandom(16), create)
+            opened = await asyncio.shield(opening)
         except BaseException:
+            opening.add_done_callback(lambda done: _give_lock_back(door, done))
             await workers.close(CLOSE_TIMEOUT_S)
             raise
         core = VolumeCore(name, door, workers, Descriptors(door, open_files_max))
@@ -246,7 +250,9 @@ class Volume:
         data = b"" if header is None else encode_extent_header(header)
         if self.get(extent, generation) is not None:
             raise Conflict(f"volume {self.name} holds extent {extent} generation {generation} already")
-        making = self._core.threads.submit(self._create_now, extent, generation, data, expected_bytes)
+        # Blocks kept for one file must not eat what is kept for deletes and repair.
+        kept_bytes = min(expected_bytes, self._ledger.room_bytes("data"))
+        making = self._core.threads.submit(self._create_now, extent, generation, data, kept_bytes)
         making.add_done_callback(self._created)
         await asyncio.shield(making)
         file = self.get(extent, generation)
@@ -258,14 +264,14 @@ class Volume:
         if not making.cancelled() and making.exception() is None:
             self._add(making.result())
 
-    def _create_now(self, extent: int, generation: int, data: bytes, expected_bytes: int) -> Found:
+    def _create_now(self, extent: int, generation: int, data: bytes, kept_bytes: int) -> Found:
         core = self._core
         path = f"{self.path}/{extent_path(extent, generation)}"
         directory = os.path.dirname(path)
         try:
             fd = core.disk.create(path)
             try:
-                core.disk.preallocate(fd, expected_bytes)
+                core.disk.preallocate(fd, kept_bytes)
                 core.disk.write(fd, 0, [data])
                 core.disk.sync_file(fd)
                 core.disk.sync_directory(directory)
@@ -331,3 +337,9 @@ class Volume:
         files.sort(key=lambda other: other.generation)
         self._core.stored_bytes += found.size
         return file
+
+
+def _give_lock_back(disk: Disk, opening: asyncio.Future[Opened]) -> None:
+    """Whoever opened the volume was cancelled; the lock must not outlive the call."""
+    if not opening.cancelled() and opening.exception() is None:
+        disk.close(opening.result().lock_fd)

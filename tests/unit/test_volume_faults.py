@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from copypool.protocol.errors import CopypoolError, NoSpace, Unavailable
+from copypool.protocol.errors import CopypoolError, NoSpace, Overloaded, Unavailable
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, Refusal
 from copypool_node.disk import Missing, ReadFailed, WriteFailed
 from copypool_node.extent_file import ExtentFile
 from copypool_node.volume import Volume
+from kit.eventually import eventually
 from kit.extent_images import CLUSTER, Image, header_of, image_of
 from kit.faulty_disk import FaultyDisk
 
@@ -327,6 +328,43 @@ def _links() -> list[str]:
         except FileNotFoundError:
             continue
     return links
+
+
+async def test_a_cancelled_opening_gives_the_lock_back(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.hold("space")
+    opening = asyncio.create_task(open_volume(tmp_path, disk))
+    await eventually(lambda: disk.counts["space"] == 1, "the opening asks for the space")
+    opening.cancel()
+    await asyncio.sleep(0)
+    disk.let_go("space")
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    volume = await open_volume(tmp_path)
+    await volume.close()
+
+
+async def test_want_of_descriptors_is_no_failure_of_the_disk(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    volume = await open_volume(tmp_path, disk)
+    file, end = await filled(volume)
+    disk.fail("create", 1, errno.EMFILE)
+    with pytest.raises(Overloaded):
+        await volume.create_extent(EXTENT + 1, 1, None)
+    await volume.close()
+    volume = await open_volume(tmp_path, disk)
+    again = volume.get(EXTENT)
+    assert again is not None
+    disk.fail("open", 1, errno.EMFILE)
+    with pytest.raises(Overloaded):
+        await again.write_and_sync(end, [b"lost"])
+    with pytest.raises(WriteFailed, match="before it is cut"):
+        await again.write_and_sync(end + 4, [b"leaves a hole"])
+    assert volume.readonly_reason == ""
+    await again.cut(end)
+    await again.write_and_sync(end, [b"well"])
+    await volume.close()
+    assert file.size == end
 
 
 async def test_errors_of_the_disk_are_of_the_one_tree() -> None:
