@@ -32,6 +32,7 @@ class Policy:
     follow_ms: int = 1_000  #: a copy of an open extent is told of new bytes at most this often
     repeat_ms: int = 30_000  #: a command without visible effect is given again
     verify_lost_ms: int = 120_000  #: a verify without verdict is asked for again
+    decision_life_ms: int = 3_600_000  #: an older decision to take a location away is made anew
     drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
     pulls_per_volume: int = 16  #: unfinished pulls that a destination volume is told of
     verifies_per_volume: int = 2
@@ -79,7 +80,7 @@ class Memory:
 
     def note_decided(self, key: LocationKey, now_ms: int) -> None:
         """The location was found not to be needed."""
-        self.decided.setdefault(key, now_ms)
+        self.decided[key] = now_ms
         self._known.setdefault(key.extent, set()).add(key)
 
     def note_pull(self, key: LocationKey, told: Told) -> None:

@@ -49,6 +49,7 @@ class SealExtent:
     """End an extent whose writer cannot or must not append any more, at its committed length."""
 
     extent: int
+    fencing: bool  #: the writer's session is over, and the transaction compares that it is
     why: str
 
     @property
@@ -119,6 +120,7 @@ class Verify:
     epoch: int
     length: int
     sealed: bool
+    routine: bool  #: bounded by the scrub rate
     why: str
 
     @property

@@ -47,7 +47,7 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
             continue
         started[location.volume] = started.get(location.volume, 0) + 1
         why = "it was not read back yet" if first else "its last reading is a scrub period old"
-        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, why))
+        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, not first, why))
     return actions
 
 

@@ -16,6 +16,8 @@ from copypool_coordinator.rows import ExtentRow, Location
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
 
+#: Of the location that the extent is written to: its node seals and reads back its own extents.
+FIRST_GENERATION = 1
 #: Best sources first: a damaged one may still hold the block that the others lack, and the puller checks every block.
 _SOURCE_RANK = {"good": 0, "copying": 1, "damaged": 2}
 _REPLACE_AT_ONCE = ("damaged", "missing")
@@ -53,7 +55,8 @@ def _finish(
     actions: list[Action] = []
     for location in pool.full:
         place = facts.places[location.volume]
-        if row.open or location.verified_ms or location.volume == row.writer_volume or not place.writable:
+        written_here = location.volume == row.writer_volume and location.generation == FIRST_GENERATION
+        if row.open or location.verified_ms or written_here or not place.writable:
             continue
         step = pull(view, facts, now_ms, extent, row, location, place, committed, repair=pool.primary)
         if step is not None:

@@ -26,22 +26,14 @@ def plan(view: ClusterView, facts: Facts) -> list[Action]:
         elif not away and node.row.away_since_ms != 0:
             actions.append(MarkReturned(node.row.id))
     for volume_id, extents in view.open_by_volume.items():
+        place = facts.places.get(volume_id)
         for extent in extents:
-            why = _ended(view, facts, volume_id, extent)
-            if why:
-                actions.append(SealExtent(extent, why))
+            row = view.extents[extent].row
+            session = view.sessions.get(row.writer_node)
+            if session is None:
+                actions.append(SealExtent(extent, fencing=True, why="its writer's session ended"))
+            elif session.mod_revision != row.epoch:
+                actions.append(SealExtent(extent, fencing=True, why="its writer has started anew"))
+            elif place is None or not place.writable:
+                actions.append(SealExtent(extent, fencing=False, why="its volume takes no writes"))
     return actions
-
-
-def _ended(view: ClusterView, facts: Facts, volume_id: int, extent: int) -> str:
-    """Why this open extent takes no further group; "" when it does."""
-    row = view.extents[extent].row
-    session = view.sessions.get(row.writer_node)
-    if session is None:
-        return "its writer's session ended"
-    if session.mod_revision != row.epoch:
-        return "its writer has started anew"
-    place = facts.places.get(volume_id)
-    if place is None or not place.writable:
-        return "its volume takes no writes"
-    return ""

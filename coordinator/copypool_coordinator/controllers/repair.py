@@ -67,7 +67,7 @@ def _drop_needless(
     location, why = found
     key = LocationKey(extent, location.volume, location.generation)
     decided_ms = facts.memory.decided.get(key)
-    if decided_ms is None:
+    if decided_ms is None or now_ms - decided_ms > facts.policy.decision_life_ms:
         return [Decide(key)]
 
     def counted(other: Location) -> bool:
@@ -103,7 +103,8 @@ def needless(
         order = (key not in facts.memory.decided, -since_ms, -location.volume, -location.generation)
         if (location.volume, location.generation) not in full:
             if pool is not None or location.state != "good":
-                candidates.append(((0, *order), location, f"it is {location.state} and has been replaced"))
+                what = "short" if location.state == "good" else location.state
+                candidates.append(((0, *order), location, f"it is {what} and has been replaced"))
             else:
                 candidates.append(((2, *order), location, "its pool is none of its class"))
         elif pool is not None and len(pool.full) > 1 and _apart_without(facts, standing, location):
@@ -146,6 +147,8 @@ def _verify_survivors(
             if key == leaving or survivor.verified_ms >= decided_ms or session is None or asked is not None:
                 continue
             found.append(
-                Verify(key, place.node, session.mod_revision, standing.committed, True, "another location may go")
+                Verify(
+                    key, place.node, session.mod_revision, standing.committed, True, False, "another location may go"
+                )
             )
     return found

@@ -1,0 +1,103 @@
+"""What a coordinator does besides answering: candidacy, the leader's controllers, events, reports. Wires them up.
+
+duties = Duties(...)
+duties.overview            what /rpc/status and the lists answer
+await duties.run()         until cancelled; resigns when it leads
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from copypool.protocol.errors import CopypoolError
+from copypool_coordinator.capabilities import Mint
+from copypool_coordinator.catalog import Catalog, LeaderGuard
+from copypool_coordinator.chronicle import Chronicle
+from copypool_coordinator.fallbacks import Fallbacks
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.keeper import Keeper
+from copypool_coordinator.leader import Leader
+from copypool_coordinator.node_link import NodeLink
+from copypool_coordinator.offpolicy import OffPolicy
+from copypool_coordinator.overview import Overview
+from copypool_coordinator.performing import Performer
+from copypool_coordinator.policy import Memory, Policy
+from copypool_coordinator.repairs import Repairs
+from copypool_coordinator.reports import Reports
+from copypool_coordinator.rows import EventRow
+from copypool_coordinator.runner import Runner
+from copypool_coordinator.sampling import OpenSample
+
+_LAST_FLUSH_S = 2.0
+#: Events read back when a story of damage begins.
+_RECALL_MAX = 1_000
+
+
+class Duties:
+    """One coordinator's background work."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        link: NodeLink,
+        mint: Mint,
+        heartbeats: Heartbeats,
+        reports: Reports,
+        policy: Policy,
+        *,
+        name: str,
+        url: str,
+    ) -> None:
+        self._catalog = catalog
+        self._link = link
+        self._mint = mint
+        self._heartbeats = heartbeats
+        self._policy = policy
+        self._name = name
+        self._sample = OpenSample(catalog)
+        self._index = OffPolicy()
+        self._chronicle = Chronicle(catalog.append_events, name, catalog.now_ms)
+        self._fallbacks = Fallbacks(catalog, link, self._chronicle, reports)
+        self.leader = Leader(catalog, name, url, self._lead)
+        self.overview = Overview(catalog, self._sample, self._index, heartbeats, self.leader, policy, name)
+
+    async def run(self) -> None:
+        """Until cancelled; then resign and write what is left of the events, bounded."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.leader.run(), name="leader")
+                group.create_task(self._chronicle.run(), name="events")
+                group.create_task(self._fallbacks.run(), name="read reports")
+        finally:
+            with contextlib.suppress(CopypoolError, TimeoutError):
+                async with asyncio.timeout(_LAST_FLUSH_S):
+                    await self._chronicle.flush()
+
+    async def _lead(self, guard: LeaderGuard) -> None:
+        """One term: everything in it is made anew, so that nothing of an old term acts in a new one."""
+        self._chronicle.record("LeaderElected", f"{self._name} leads, term {guard.term}")
+        memory = Memory()
+        repairs = Repairs(self._chronicle, self._recall)
+        performer = Performer(
+            self._catalog, self._link, self._mint, self._chronicle, repairs, memory, self._policy, guard
+        )
+        runner = Runner(
+            self._catalog,
+            self.leader,
+            self._heartbeats,
+            self._sample,
+            self._index,
+            self._chronicle,
+            repairs,
+            performer,
+            memory,
+            self._policy,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(runner.run(), name="controllers")
+            group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
+
+    async def _recall(self, since_ms: int) -> list[tuple[str, EventRow]]:
+        # Ids begin with their time as twelve hex digits, so this stands below all of that time and later.
+        return await self._catalog.events(f"{max(0, since_ms):012x}", _RECALL_MAX)

@@ -1,0 +1,153 @@
+"""Status, lists and `wait --copied` for any coordinator: gathers the facts, lets `status` and `waiting` judge them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from copypool.protocol.api import (
+    CopiedReply,
+    DamagedReply,
+    NodeInfo,
+    PoolInfo,
+    StatusReply,
+    VolumeInfo,
+    WaitCopied,
+)
+from copypool.protocol.errors import CatalogDown, Unavailable
+from copypool_coordinator import keys, status, waiting
+from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.leader import Leader
+from copypool_coordinator.offpolicy import OffPolicy
+from copypool_coordinator.policy import Policy, brake, places
+from copypool_coordinator.rows import OpenRow
+from copypool_coordinator.sampling import OpenSample
+
+log = logging.getLogger(__name__)
+
+#: An answer this young is given again.
+_FRESH_S = 1.0
+#: Changed extents that one answer waits for.
+_LOOK_MAX = 50_000
+#: How long the size of etcd's database is believed.
+_SIZE_S = 10.0
+#: How long the view may lag behind etcd before `copied` says that it cannot tell.
+_CAUGHT_UP_S = 5.0
+
+
+class Overview:
+    """What this coordinator can say of the whole cluster."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        sample: OpenSample,
+        index: OffPolicy,
+        heartbeats: Heartbeats,
+        leader: Leader,
+        policy: Policy,
+        name: str,
+    ) -> None:
+        self._catalog = catalog
+        self._view = catalog.view
+        self._sample = sample
+        self._index = index
+        self._heartbeats = heartbeats
+        self._leader = leader
+        self._policy = policy
+        self._name = name
+        self._lock = asyncio.Lock()
+        self._facts: status.StatusFacts | None = None
+        self._catalog_bytes = 0
+        self._size_until_s = 0.0
+
+    async def status(self) -> StatusReply:
+        """Is everything where policy says? At most `_FRESH_S` old; says so itself when it cannot know."""
+        return status.build(self._view, await self._gather(_FRESH_S))
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Every node."""
+        return status.nodes(self._view, await self._gather(_FRESH_S))
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """Every volume."""
+        return status.volumes(self._view, await self._gather(_FRESH_S))
+
+    async def pools(self) -> list[PoolInfo]:
+        """Every pool."""
+        return status.pools(self._view, await self._gather(_FRESH_S))
+
+    async def damaged(self) -> DamagedReply:
+        """Locations marked damaged or missing."""
+        return status.damaged(self._view, await self._gather(_FRESH_S))
+
+    async def copied(self, request: WaitCopied) -> CopiedReply:
+        """Whether the marks are reached; without marks, take them of everything committed before this call.
+
+        Raises:
+            CatalogDown: the committed lengths of open extents cannot be read.
+            Unavailable: memory lags, so that it is not known what was committed before the call.
+            Invalid: marks that no call gave out.
+        """
+        waiting.check_marks(request.marks)
+        if not request.marks:
+            await self._catch_up()
+        facts = await self._gather(_FRESH_S if request.marks else 0.0)
+        if not facts.sampled:
+            raise CatalogDown("etcd does not tell how long the open extents are")
+        if not request.marks and facts.pending:
+            raise Unavailable(f"{facts.pending} changed extents were not looked at yet: repeat")
+        marks = request.marks or waiting.take_marks(self._view, facts.marks, self._sample.rows)
+        return waiting.reply(waiting.unreached(self._view, marks, facts.places), facts.marks)
+
+    async def _catch_up(self) -> None:
+        """Return once memory knows every extent in which something was committed before the call.
+
+        The leader's clock moves the view's revision every second, so this takes a second at most.
+        """
+        revision = (await self._catalog.etcd.range(keys.CLOCK, keys.CLOCK + b"\0")).revision
+        await self._catalog.wait_for(lambda view: view.revision >= revision, _CAUGHT_UP_S)
+
+    async def _gather(self, max_age_s: float) -> status.StatusFacts:
+        asked_s = time.monotonic()
+        async with self._lock:
+            known = self._facts
+            if known is not None and known.now_s >= asked_s - max_age_s:
+                return known
+            began_s = time.monotonic()
+            opened, sampled = await self._sampled(max_age_s)
+            now_ms = self._catalog.now_ms()
+            volumes = places(self._view)
+            await self._index.refresh(self._view, volumes, opened, self._policy, now_ms, _LOOK_MAX)
+            self._facts = status.StatusFacts(
+                marks=self._index.marks,
+                pending=self._index.pending,
+                places=volumes,
+                heartbeats=self._heartbeats,
+                policy=self._policy,
+                now_ms=now_ms,
+                now_s=began_s,
+                heard_age_s=began_s - self._catalog.heard_s,
+                sampled=sampled,
+                brake=brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms),
+                coordinator=self._name,
+                catalog_bytes=await self._size(),
+            )
+            return self._facts
+
+    async def _sampled(self, max_age_s: float) -> tuple[dict[int, OpenRow], bool]:
+        try:
+            return await self._sample.refresh(max_age_s), True
+        except CatalogDown as error:
+            log.info("status without open extents: %s", error.message)
+            return self._sample.rows, False
+
+    async def _size(self) -> int:
+        """Size of etcd's database: the largest member's."""
+        if time.monotonic() >= self._size_until_s:
+            members = await self._catalog.etcd.status()
+            self._catalog_bytes = max((member.db_size_bytes for member in members), default=0) or self._catalog_bytes
+            self._size_until_s = time.monotonic() + _SIZE_S
+        return self._catalog_bytes

@@ -1,0 +1,309 @@
+"""What operators see: is every live byte proven to be where policy says, and if not, why, in sentences. Pure.
+
+`build` sums the marks of extents off policy; it invents nothing and hides nothing: while changed extents wait to be
+looked at, or no leader works, or this coordinator has not heard from etcd, the answer is not green (invariant 8).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from copypool.protocol.api import DamagedEntry, DamagedReply, NodeInfo, PoolInfo, StatusReply, VolumeInfo
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.offpolicy import Mark
+from copypool_coordinator.policy import Policy, away_since_ms
+from copypool_coordinator.protection import VolumeFacts
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+#: Extents that a reason is derived from; the counts are of all.
+_SAMPLE = 64
+#: Damaged locations in one answer.
+DAMAGED_MAX = 10_000
+#: The leader writes its clock every second: an older view may not know the newest rows.
+HEARD_MAX_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFacts:
+    """What `build` goes by, besides the view."""
+
+    marks: Mapping[int, Mark]
+    pending: int  #: changed extents that were not looked at yet
+    places: Mapping[int, VolumeFacts]
+    heartbeats: Heartbeats
+    policy: Policy
+    now_ms: int  #: cluster time
+    now_s: float  #: monotonic
+    heard_age_s: float  #: since the mirror's last event
+    sampled: bool  #: the open extents could be read
+    brake: str
+    coordinator: str
+    catalog_bytes: int
+
+
+def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
+    """The whole answer."""
+    marks = facts.marks.values()
+    debts = [mark for mark in marks if mark.debt]
+    counters = list(view.counters.values())
+    reply = StatusReply(
+        healthy=False,
+        reasons=[],
+        files=max(0, sum(each.row.files for each in counters)),
+        bytes=max(0, sum(each.row.payload_bytes for each in counters)),
+        as_of_unix_s=max((each.row.as_of_ms for each in counters), default=0) / 1000,
+        debt_bytes=sum(mark.debt_bytes for mark in debts),
+        debt_extents=len(debts),
+        debt_oldest_s=max((max(0, facts.now_ms - mark.debt_since_ms) / 1000 for mark in debts), default=0.0),
+        damaged_locations=sum(mark.damaged for mark in marks),
+        under_protected_extents=sum(mark.under_protected for mark in marks),
+        unverified_bytes=sum(mark.unread_bytes + mark.stale_bytes for mark in marks),
+        unavailable_files=sum(mark.unavailable_files for mark in marks),
+        lost_files=sum(mark.lost_files for mark in marks),
+        nodes=nodes(view, facts),
+        leader=view.leader.row.name if view.leader is not None else "",
+        coordinator=facts.coordinator,
+        brake=facts.brake,
+        catalog_bytes=facts.catalog_bytes,
+    )
+    reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
+    reply.healthy = not reply.reasons
+    return reply
+
+
+def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
+    """Why what follows may not be the whole truth."""
+    reasons = []
+    if facts.heard_age_s > HEARD_MAX_S:
+        reasons.append(
+            f"{facts.coordinator} has not heard from etcd for {facts.heard_age_s:.0f} s: what it shows may be old"
+        )
+    elif view.leader is None:
+        reasons.append("no coordinator leads: nothing is copied, repaired or verified until one does")
+    if not facts.sampled:
+        reasons.append("etcd did not tell how long the open extents are: their newest bytes are not counted")
+    if facts.pending:
+        reasons.append(f"{facts.pending} changed extents were not looked at yet")
+    return reasons
+
+
+def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusReply) -> list[str]:
+    marks = facts.marks.values()
+    reasons = []
+    if reply.lost_files:
+        reasons.append(f"{reply.lost_files} files are lost: no location of their bytes is left")
+    if reply.unavailable_files:
+        away = [node.name for node in reply.nodes if node.state == "away"]
+        hope = f"; they come back with {_names(away)}" if away else ""
+        reasons.append(f"{reply.unavailable_files} files cannot be read now{hope}")
+    if reply.damaged_locations:
+        reasons.append(f"{reply.damaged_locations} locations are damaged: see `copypool damaged`")
+    missing = sum(mark.missing for mark in marks)
+    if missing:
+        reasons.append(f"{missing} extent files are not on the volume where the catalog has them")
+    unprimary = sum(mark.no_primary for mark in marks)
+    if unprimary:
+        reasons.append(f"{unprimary} extents have no good primary location{_when(view, facts)}")
+    debts: Counter[int] = Counter()
+    for mark in marks:
+        debts.update(dict(mark.debt))
+    for pool, size in sorted(debts.items()):
+        reasons.append(
+            f"{size} bytes have no copy in pool {_pool_name(view, pool)!r} yet, the oldest since "
+            f"{reply.debt_oldest_s:.0f} s"
+        )
+    shared = sum(mark.shared_node for mark in marks)
+    if shared:
+        reasons.append(f"{shared} extents have all their locations on one node: add a node, or a volume on another")
+    reasons += _stuck(view, facts)
+    unread = sum(mark.unread_bytes for mark in marks)
+    if unread:
+        reasons.append(f"{unread} bytes not yet read back where they were written or copied to")
+    stale = sum(mark.stale_bytes for mark in marks)
+    if stale:
+        days = facts.policy.proof_life_ms / 86_400_000
+        reasons.append(f"{stale} bytes were last read back more than {days:.1f} days ago: the scrub is behind")
+    if facts.brake:
+        reasons.append(facts.brake)
+    return reasons
+
+
+def _when(view: ClusterView, facts: StatusFacts) -> str:
+    """What happens about lost primaries: who is waited for, and for how long."""
+    if facts.brake:
+        return ""
+    waited = []
+    for node in view.nodes.values():
+        since_ms = away_since_ms(view, node.row.id, facts.now_ms)
+        left_ms = max(since_ms, node.row.maintenance_until_ms) + facts.policy.grace_ms - facts.now_ms
+        if since_ms and left_ms > 0:
+            waited.append(f"{node.name} for {left_ms // 1000} s more")
+    return f": waiting for {', '.join(waited)}" if waited else ": being rebuilt from copies"
+
+
+def _stuck(view: ClusterView, facts: StatusFacts) -> list[str]:
+    """Pools that have no place for what they lack; from a sample of the extents."""
+    pools: dict[int, bool] = {}
+    for extent, mark in islice(facts.marks.items(), _SAMPLE):
+        entry = view.extents.get(extent)
+        if entry is None:
+            continue
+        extent_class = view.classes.get(entry.row.class_id)
+        lacking = [pool for pool, _ in mark.debt]
+        if mark.no_primary and extent_class is not None:
+            lacking.append(extent_class.row.primary_pool)
+        holders = {facts.places[each.volume].node for each in entry.row.locations if each.volume in facts.places}
+        here = {each.volume for each in entry.row.locations if each.state in ("good", "copying", "damaged")}
+        for pool in lacking:
+            possible = any(
+                place.pool == pool and place.writable and (place.node not in holders or place.volume in here)
+                for place in facts.places.values()
+            )
+            pools[pool] = pools.get(pool, False) or possible
+    return [_stuck_reason(view, facts, pool) for pool, possible in sorted(pools.items()) if not possible]
+
+
+def _stuck_reason(view: ClusterView, facts: StatusFacts, pool: int) -> str:
+    name = _pool_name(view, pool)
+    entry = view.pools_by_id.get(pool)
+    primary = entry is not None and entry.row.type == "primary"
+    there = [place for place in facts.places.values() if place.pool == pool]
+    if not there:
+        return f"pool {name!r} has no volume: add a node with a volume in it"
+    if primary:
+        return f"no second primary volume to rebuild on: add a node with a volume in pool {name!r}"
+    if not any(place.writable for place in there):
+        return f"no volume of pool {name!r} takes writes now: see `copypool volumes`"
+    return f"pool {name!r} has volumes only on nodes that hold the bytes already: add a node with a volume in it"
+
+
+def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
+    """Every node, by name."""
+    loads = facts.heartbeats.loads(facts.now_s)
+    found = []
+    for name, node in sorted(view.nodes.items()):
+        row = node.row
+        session = view.sessions.get(row.id)
+        volumes = view.volumes_by_node.get(row.id, set())
+        reports = [loads[volume].report for volume in volumes if volume in loads]
+        since_ms = away_since_ms(view, row.id, facts.now_ms)
+        found.append(
+            NodeInfo(
+                name=name,
+                id=row.id,
+                state="up" if session is not None else "away",
+                zone=row.zone,
+                host=row.host,
+                url=session.row.url if session is not None else row.url,
+                epoch=session.mod_revision if session is not None else 0,
+                away_since_unix_s=since_ms / 1000 if since_ms else None,
+                volumes=len(volumes),
+                free_bytes=sum(report.free_bytes for report in reports),
+                total_bytes=sum(report.total_bytes for report in reports),
+                heartbeat_age_s=facts.heartbeats.age_s(row.id, facts.now_s),
+            )
+        )
+    return found
+
+
+def volumes(view: ClusterView, facts: StatusFacts) -> list[VolumeInfo]:
+    """Every volume, by name; sizes as its node said last, however long ago."""
+    damaged = Counter(
+        each.volume
+        for extent, mark in facts.marks.items()
+        if mark.damaged and extent in view.extents
+        for each in view.extents[extent].row.locations
+        if each.state == "damaged"
+    )
+    found = []
+    for name, volume in sorted(view.volumes.items()):
+        row = volume.row
+        load = facts.heartbeats.last(row.id)
+        pool = view.pools_by_id.get(row.pool)
+        node = view.nodes_by_id.get(row.node)
+        found.append(
+            VolumeInfo(
+                name=name,
+                id=row.id,
+                pool=_pool_name(view, row.pool),
+                pool_type=pool.row.type if pool is not None else "primary",
+                node=node.name if node is not None else str(row.node),
+                access=row.access,
+                reachable=view.volume_reachable(row.id),
+                free_bytes=load.report.free_bytes if load is not None else 0,
+                total_bytes=load.report.total_bytes if load is not None else 0,
+                extents=len(view.extents_by_volume.get(row.id, ())),
+                stored_bytes=load.report.stored_bytes if load is not None else 0,
+                damaged=damaged[row.id],
+                unknown_extents=load.report.unknown_extents if load is not None else 0,
+            )
+        )
+    return found
+
+
+def pools(view: ClusterView, facts: StatusFacts) -> list[PoolInfo]:
+    """Every pool, by name. An extent counts once for each volume of the pool that it is on."""
+    debts: Counter[int] = Counter()
+    for mark in facts.marks.values():
+        debts.update(dict(mark.debt))
+    infos = {
+        entry.row.id: PoolInfo(name, entry.row.id, entry.row.type, 0, 0, 0, 0, debts[entry.row.id])
+        for name, entry in sorted(view.pools.items())
+    }
+    seen: dict[int, set[int]] = {}
+    for volume in volumes(view, facts):
+        row = view.volumes_by_id[volume.id].row
+        info = infos.get(row.pool)
+        if info is None:
+            continue
+        info.volumes += 1
+        info.extents += volume.extents
+        info.stored_bytes += volume.stored_bytes
+        seen.setdefault(row.pool, set()).add(row.node)
+    for pool, info in infos.items():
+        info.nodes = len(seen.get(pool, ()))
+    return list(infos.values())
+
+
+def damaged(view: ClusterView, facts: StatusFacts) -> DamagedReply:
+    """Locations marked damaged or missing, by extent; at most `DAMAGED_MAX`."""
+    found = []
+    for extent, mark in sorted(facts.marks.items()):
+        entry = view.extents.get(extent)
+        if entry is None or not (mark.damaged or mark.missing):
+            continue
+        for location in entry.row.locations:
+            place = facts.places.get(location.volume)
+            if location.state not in ("damaged", "missing") or place is None:
+                continue
+            node = view.nodes_by_id.get(place.node)
+            evidence = location.evidence or ("the file is not there" if location.state == "missing" else "")
+            found.append(
+                DamagedEntry(
+                    extent=extent,
+                    volume=place.name,
+                    node=node.name if node is not None else str(place.node),
+                    generation=location.generation,
+                    since_unix_s=location.changed_ms / 1000,
+                    evidence=evidence,
+                )
+            )
+            if len(found) >= DAMAGED_MAX:
+                return DamagedReply(found)
+    return DamagedReply(found)
+
+
+def _pool_name(view: ClusterView, pool: int) -> str:
+    entry = view.pools_by_id.get(pool)
+    return entry.name if entry is not None else str(pool)
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} others" if len(names) > 5 else shown
