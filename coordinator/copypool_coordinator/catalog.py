@@ -29,11 +29,11 @@ from copypool.protocol.internal import (
     VerifyReport,
 )
 from copypool_coordinator.admin import Admin
-from copypool_coordinator.commit import CheckCapability
 from copypool_coordinator.committing import Commits
 from copypool_coordinator.core import ClusterClock, Core, LeaderGuard
 from copypool_coordinator.counters import Counters
 from copypool_coordinator.directory import Directory, FileFacts, FileKey
+from copypool_coordinator.drafting import CheckCapability
 from copypool_coordinator.etcd import Etcd
 from copypool_coordinator.events import EventLog
 from copypool_coordinator.extents import Extents, Opened
@@ -104,6 +104,7 @@ class Catalog:
     async def close(self) -> None:
         """Flush the counters, give up this coordinator's session, stop every task. The client of etcd stays open."""
         await self.counters.close()
+        await self._commits.close()
         await self._sessions.close()
         await self._core.close()
 
@@ -212,8 +213,8 @@ class Catalog:
     async def commit(self, request: CommitRequest, check_capability: CheckCapability) -> CommitReply:
         """Make one group visible. Repeated as it is, it is recognised; see `commit.py` for every case.
 
-        `check_capability(entry, class_id)` is asked once per entry, before anything is sent, and returns why the
-        entry is forbidden, or "".
+        `check_capability(entry, class_id)` is called once per entry before anything is sent; it raises `Forbidden` when
+        the write capability does not cover the entry, or was given for another class than the extent's.
         """
         return await self._commits.commit(request, check_capability)
 
@@ -227,7 +228,7 @@ class Catalog:
         """One page of names in byte order, and the cursor of the next ("" at the end). A page may be short."""
         return await self._directory.list(namespace, prefix, delimiter, after, limit, scope_prefix)
 
-    async def old_versions(self, namespace: int, path: str, limit: int = 100) -> "list[int]":
+    async def old_versions(self, namespace: int, path: str, limit: int = 100) -> Sequence[int]:
         """Older versions of a path, newest first."""
         return await self._directory.old_versions(namespace, path, limit)
 
@@ -296,11 +297,11 @@ class Catalog:
         """Move dead records and bytes from the counters into extent rows; how many extents."""
         return await self.counters.fold(leader)
 
-    async def append_events(self, events: Sequence[EventRow]) -> "list[str]":
+    async def append_events(self, events: Sequence[EventRow]) -> Sequence[str]:
         """Append to the event log, in order; their ids."""
         return await self._events.append(events)
 
-    async def events(self, after: str, limit: int) -> "list[tuple[str, EventRow]]":
+    async def events(self, after: str, limit: int) -> Sequence[tuple[str, EventRow]]:
         """Events above an id, oldest first."""
         return await self._events.read(after, limit)
 

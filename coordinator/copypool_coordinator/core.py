@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from copypool.protocol.errors import CatalogDown, Fenced, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, Fenced, NotLeader, Unavailable
 from copypool_coordinator import keys
-from copypool_coordinator.etcd import Compare, Etcd, create_equals
+from copypool_coordinator.etcd import Compare, Etcd, KeyValue, create_equals, mod_equals
+from copypool_coordinator.etcd.requests import Target
 from copypool_coordinator.view import ClusterView
 
 log = logging.getLogger(__name__)
@@ -130,6 +132,29 @@ def _warn(trouble: str) -> None:
     log.warning("catalog mirror: %s", trouble)
 
 
-def gone(what: str) -> Fenced:
-    """The error of a caller whose session, extent or location has ended."""
-    return Fenced(what)
+class Guard(NamedTuple):
+    """A compare that must hold for the caller to be who he says, and what he is told if it does not."""
+
+    compare: Compare
+    error: CopypoolError
+
+
+def session_guard(node_id: int, epoch: int) -> Guard:
+    """The node's session is the one of this epoch."""
+    error = Fenced(f"the session {epoch} of node {node_id} is over: register again")
+    return Guard(mod_equals(keys.session(node_id), epoch), error)
+
+
+def leader_guard(leader: LeaderGuard) -> Guard:
+    """This leader leads."""
+    return Guard(leader.compare(), NotLeader(f"the term {leader.term} is over"))
+
+
+def check_guards(guards: Sequence[Guard], found: Sequence[tuple[KeyValue, ...]]) -> None:
+    """Raise the error of the first guard that does not hold of the rows found at its key."""
+    for guard, kvs in zip(guards, found, strict=True):
+        target, revision = guard.compare.target, 0
+        if kvs:
+            revision = kvs[0].mod_revision if target is Target.MOD else kvs[0].create_revision
+        if revision != guard.compare.revision:
+            raise guard.error

@@ -111,6 +111,11 @@ def upload(namespace: int, upload_id: bytes) -> bytes:
     return _UPLOAD + b"%08x/" % namespace + upload_id.hex().encode()
 
 
+def uploads_prefix(namespace: int) -> bytes:
+    """Start of all rows of a namespace's uploads; `<upload>` or `<upload>/<number>` follows."""
+    return _UPLOAD + b"%08x/" % namespace
+
+
 def part(namespace: int, upload_id: bytes, number: int) -> bytes:
     """Row of one part of an upload."""
     return upload(namespace, upload_id) + b"/%08x" % number
@@ -119,6 +124,17 @@ def part(namespace: int, upload_id: bytes, number: int) -> bytes:
 def tombstone(time_ms: int, namespace: int, path: str) -> bytes:
     """Index row that lets the sweep find a tombstone after its time."""
     return _TOMBSTONE + b"%012x/%08x/" % (time_ms, namespace) + path.encode()
+
+
+def tombstone_of(key: bytes) -> tuple[int, str]:
+    """Namespace and path of a tombstone index row."""
+    _time, namespace, path = key[len(_TOMBSTONE) :].split(b"/", 2)
+    return int(namespace, 16), path.decode()
+
+
+def tombstone_ms(key: bytes) -> int:
+    """Time of a tombstone index row."""
+    return int(key[len(_TOMBSTONE) :].partition(b"/")[0], 16)
 
 
 def tombstones_until(time_ms: int) -> tuple[bytes, bytes]:

@@ -122,12 +122,12 @@ class ClusterView:
                 best[volume.row.pool] = max(best[volume.row.pool], location.length)
         return min(best.values(), default=1 << 62)
 
-    def next_fence(self, namespace: int, path: str) -> str | None:
-        """The first fence path of the namespace above `path`."""
+    def next_fence(self, namespace: int, path: str, count: int = 1) -> str | None:
+        """The `count`-th fence path of the namespace above `path`."""
         fences = self.fences.get(namespace)
         if not fences:
             return None
-        index = bisect_left(fences, path + "\0")
+        index = bisect_left(fences, path + "\0") + count - 1
         return fences[index] if index < len(fences) else None
 
     def take_dirty(self) -> set[int]:
