@@ -34,9 +34,9 @@ from copypool_node.pacing import Pace
 from copypool_node.scanner import Scanner
 
 if TYPE_CHECKING:
+    from copypool_node.extent_file import ExtentFile
     from copypool_node.metrics import Metrics
     from copypool_node.session import Session
-    from copypool_node.extent_file import ExtentFile
     from copypool_node.volumes import MountedVolume
 
 log = logging.getLogger(__name__)

@@ -53,6 +53,7 @@ class StreamPool:
         self._busy: set[OpenExtent] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = ""
+        self._moved = asyncio.Event()  #: set whenever a body is done with: `stop` waits on it
 
     def extents(self) -> list[OpenExtent]:
         """Open extents of this pool, free or held by a body."""
@@ -81,6 +82,7 @@ class StreamPool:
                 group = await self._receive(extent, record, body, stated_digest)
             except BaseException as exc:
                 self._busy.discard(extent)
+                self._moved.set()
                 self._after_failure(extent, exc)
                 raise
         except BaseException:
@@ -203,6 +205,7 @@ class StreamPool:
                 self._free.append(extent)
         finally:
             self._busy.discard(extent)
+            self._moved.set()
             self._permits.release()
 
     async def _commit(self, extent: OpenExtent, group: Group) -> None:
@@ -230,9 +233,13 @@ class StreamPool:
     async def stop(self, reason: str, *, finish_s: float = 0.0) -> None:
         """Begin no more bodies; with `finish_s`, those under way get this long. Extents are let go, not sealed."""
         self._stopping = reason
-        deadline = time.monotonic() + finish_s
-        while self._busy and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(finish_s):
+                while self._busy:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            log.info("volume %s: %d long bodies are cut off: %s", self.volume.name, len(self._busy), reason)
         for extent in (*self._free, *self._busy):
             waiting = list(extent.log.waiters())
             extent.log.kill(reason)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from copypool.protocol.errors import CopypoolError, DigestMismatch, Overloaded
+from copypool.protocol.errors import BrokenInvariant, CopypoolError, DigestMismatch, Overloaded
 from copypool.protocol.internal import Done, VerifyReport
 from copypool_node.disk import Missing, ReadFailed
 from copypool_node.format import Corrupt
@@ -97,16 +97,15 @@ class Verifier:
             return self._result(job, scanner.verified_length, exc.what, bad_offset=exc.offset)
         except (ReadFailed, DigestMismatch) as exc:
             return self._result(job, scanner.verified_length, exc.message, bad_offset=scanner.verified_length)
-        if scanner.verified_length < job.length:
-            return self._result(
-                job,
-                scanner.verified_length,
-                "the file ends before its claimed length",
-                bad_offset=scanner.verified_length,
-            )
+        reached = scanner.verified_length
+        if reached < job.length:
+            return self._result(job, reached, "the file ends before its claimed length", bad_offset=reached)
         digest = scanner.digest() if job.sealed else b""
         if job.sealed and file.sealed:
-            await file.set_seal_digest(digest)
+            try:
+                await file.set_seal_digest(digest)
+            except BrokenInvariant as exc:
+                return self._result(job, 0, exc.message, bad_offset=0)
         return self._result(job, job.length, "", digest=digest)
 
     def _result(

@@ -39,6 +39,7 @@ class Lane:
         self._sealer = sealer
         self._queue = GroupQueue(volume.limits.queue_records, volume.limits.queue_bytes)
         self._wake = asyncio.Event()
+        self._moved = asyncio.Event()  #: set whenever a group is done with: `stop` waits on it
         self._current: OpenExtent | None = None
         self._spare: asyncio.Task[OpenExtent] | None = None
         self._stopping = ""
@@ -84,6 +85,7 @@ class Lane:
                 extent = await self._writable()
             except CopypoolError as exc:
                 self._fail(self._queue.drain(), exc)
+                self._moved.set()
                 continue
             records = self._queue.take()
             if not records and not extent.log.note_wanted:
@@ -98,6 +100,7 @@ class Lane:
             await extent.settled()
             self._fail(records, exc)
             self._abandon(extent, f"a write failed: {exc.message}")
+            self._moved.set()
             return
         await extent.settled()
         if group is None or extent.log.dead:
@@ -132,6 +135,7 @@ class Lane:
         if extent in self._finishing:
             self._finishing.remove(extent)
         self._wake.set()
+        self._moved.set()
 
     async def _writable(self) -> OpenExtent:
         """The extent that takes the next group: the current one, the spare one, or a new one."""
@@ -190,9 +194,13 @@ class Lane:
         Then the extent is let go (not sealed: the caller registers again, or the process ends).
         """
         if finish_s and not self._stopping:
-            deadline = time.monotonic() + finish_s
-            while (len(self._queue) or not self._quiet()) and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
+            try:
+                async with asyncio.timeout(finish_s):
+                    while len(self._queue) or not self._quiet():
+                        self._moved.clear()
+                        await self._moved.wait()
+            except TimeoutError:
+                log.warning("volume %s: groups are still under way after %.0f s", self.volume.name, finish_s)
         self._stopping = reason
         self._fail(self._queue.drain(), Unavailable(f"{reason}: take another write lease"))
         self._wake.set()
