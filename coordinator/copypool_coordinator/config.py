@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from copypool.protocol.api import AckRule
 from copypool.protocol.errors import CopypoolError
 from copypool.protocol.names import check_name
 
@@ -43,8 +42,6 @@ class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str = ""
     password_file: str = ""
     timeout_s: PositiveFloat = 5.0
-    #: etcd's --quota-backend-bytes: its API does not tell it
-    quota_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 * 1024 * 1024 * 1024
 
 
 class TlsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +58,6 @@ class BootstrapSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     primary_pool: str = "primary"
     copy_pool: str = "copy"
     namespace: str = "default"
-    ack: AckRule = "primary"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +92,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15
     grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600  #: how long a node may be away before its bytes are rebuilt
     scrub_period_s: Seconds = 14 * 24 * 3600  #: every location is read back once in this time
-    copy_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 0  #: budget of background copying; 0: none
     shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM
     allow_unsound_etcd: bool = False  #: start on an etcd version that is known to lose data
     bootstrap: BootstrapSection = BootstrapSection()

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from copypool.protocol.api import LOOKUP_MAX
 from copypool.protocol.errors import CatalogDown
 from copypool_coordinator.batching import Batcher
+from copypool_coordinator.directory import FileKey
 from copypool_coordinator.rows import FileFlag, FileRow
 
-Key = tuple[int, str, int]  #: namespace id, path, version or 0 for the current one
-Look = Callable[[Sequence[Key]], Awaitable[Sequence[FileRow | None]]]
+Look = Callable[[Sequence[FileKey]], Awaitable[Sequence[FileRow | None]]]
 
 #: A failure older than this is no reason to refuse without asking.
 _DOWN_MEMORY_S = 2.0
@@ -41,13 +41,18 @@ class Lookups:
         self._monotonic = monotonic
         self._down_until_s = 0.0
         self._probing = False
-        self._batcher: Batcher[Key, FileRow | None] = Batcher(
+        self._batcher: Batcher[FileKey, FileRow | None] = Batcher(
             "lookup", self._txn, batch=LOOKUP_MAX, flying=txns, queue=queue, on_batch=on_batch
         )
 
+    @property
+    def waiting(self) -> int:
+        """Lookups that are not sent yet."""
+        return self._batcher.waiting
+
     def submit(self, namespace: int, path: str, version: int = 0) -> asyncio.Future[FileRow | None]:
         """A future of the row, None for no such file or a deleted one; see `get`."""
-        return self._batcher.submit((namespace, path, version))
+        return self._batcher.submit(FileKey(namespace, path, version))
 
     async def get(self, namespace: int, path: str, version: int = 0) -> FileRow | None:
         """The row of the current version, or of `version`; None when there is no such file, or it is deleted.
@@ -56,13 +61,13 @@ class Lookups:
             CatalogDown: etcd does not answer.
             Overloaded: too many lookups are waiting.
         """
-        return await self._batcher.submit((namespace, path, version))
+        return await self._batcher.submit(FileKey(namespace, path, version))
 
     async def close(self) -> None:
         """End lookups under way."""
         await self._batcher.close()
 
-    async def _txn(self, keys: Sequence[Key]) -> Sequence[FileRow | None]:
+    async def _txn(self, keys: Sequence[FileKey]) -> Sequence[FileRow | None]:
         if self._monotonic() < self._down_until_s and self._probing:
             raise CatalogDown("etcd does not answer: no file can be looked up by name until it does")
         probing = self._monotonic() < self._down_until_s

@@ -274,6 +274,7 @@ class StatReply(msgspec.Struct):
     segments: list[SegmentInfo]
     metadata: dict[str, str]
     older_versions: list[int]  #: newest first, at most 100
+    metadata_read: bool = True  #: False: no location could be read now, so `metadata` is empty for that reason
 
 
 # -- administration ---------------------------------------------------------------------------

@@ -1,0 +1,302 @@
+"""Plain HTTP, `/v1/files/<namespace>/<path>`: what `curl -L` needs, without the SDK.
+
+    GET     a small file comes from here: one joined lookup, one joined node read, the next place if that fails
+            a larger one of one segment by redirect to the node that has it (307, the right to read it in the URL)
+            several segments are streamed through, with failover
+    PUT     by redirect to a node, before the body is read; larger files need the SDK (413 says so)
+    DELETE  by a call to a node
+
+Only nodes that spoke a moment ago are named in a redirect, since plain clients do not fail over; otherwise bytes are
+streamed through here. Capabilities in URLs live for a minute and name one version or one path; query strings are
+never logged, and `Referrer-Policy` keeps them out of others' logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import aclosing
+from email.utils import formatdate
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from copypool.protocol.api import PART_MAX_BYTES, SMALL_MAX_BYTES, WRITE_ID_BYTES, Receipt
+from copypool.protocol.capability import REDIRECT_LIFE_MS
+from copypool.protocol.digests import format_digest
+from copypool.protocol.errors import (
+    CopypoolError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    RangeNotSatisfiable,
+    RetryLater,
+    TooLarge,
+    Unavailable,
+)
+from copypool.protocol.names import check_path
+from copypool.protocol.routes import (
+    CAPABILITY_QUERY,
+    DIGEST,
+    FIRST_SENT,
+    FIRST_SENT_QUERY,
+    MSGPACK,
+    OCTETS,
+    VERSION,
+    WRITE_ID,
+    WRITE_ID_QUERY,
+    decode_path,
+    encode_path,
+)
+from copypool.protocol.tokens import Principal, Role
+from copypool.protocol.versions import time_ms_of
+from copypool_coordinator.auth import Auth
+from copypool_coordinator.capabilities import Mint
+from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.conditions import byte_range, etag_of, not_modified
+from copypool_coordinator.exchange import answer, refuse
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.leasing import Leasing
+from copypool_coordinator.locating import Located, Locator
+from copypool_coordinator.node_link import NodeLink
+from copypool_coordinator.routing import Place
+from copypool_coordinator.rows import FileFlag, NamespaceRow
+from copypool_coordinator.streaming import Reading
+
+PREFIX = "/v1/files/"
+#: A node is named in a redirect only if it spoke within this time.
+_REDIRECT_BEAT_S = 5.0
+_DELETE_ANSWER_S = 5.0
+_DELETE_LEASES = 3
+#: A client that takes nothing for this long is cut off: its stream holds a slot.
+_CLIENT_STALL_S = 60.0
+_PRIVATE = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+class FilesHttp:
+    """Handler of `/v1/files/`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        auth: Auth,
+        mint: Mint,
+        locator: Locator,
+        leasing: Leasing,
+        reading: Reading,
+        link: NodeLink,
+        heartbeats: Heartbeats,
+        *,
+        streams: int,
+    ) -> None:
+        self._catalog = catalog
+        self._auth = auth
+        self._mint = mint
+        self._locator = locator
+        self._leasing = leasing
+        self._reading = reading
+        self._link = link
+        self._heartbeats = heartbeats
+        self._streams_max = streams
+        self._streams = 0
+
+    async def handle(self, request: web.BaseRequest, target: str) -> web.StreamResponse:
+        """Answer a request for `target`, the still encoded path behind the prefix."""
+        principal = self._auth.principal(request.headers.get("Authorization"), self._catalog.now_ms())
+        namespace, _, raw_path = target.partition("/")
+        path = check_path(decode_path(raw_path))
+        method = request.method
+        if method in ("GET", "HEAD"):
+            principal.require(Role.reader, namespace, path)
+            return await self._get(request, await self._locator.find(self._locator.namespace(namespace).id, path))
+        if method == "PUT":
+            principal.require(Role.writer, namespace, path)
+            return self._put(request, principal, self._locator.namespace(namespace), path)
+        if method == "DELETE":
+            principal.require(Role.writer, namespace, path)
+            return await self._delete(request, principal, self._locator.namespace(namespace), path)
+        response = refuse(request, Invalid(f"{method} is not for files: GET, HEAD, PUT or DELETE"))
+        response.set_status(405)
+        response.headers["Allow"] = "GET, HEAD, PUT, DELETE"
+        return response
+
+    # -- GET ---------------------------------------------------------------------------------------
+    async def _get(self, request: web.BaseRequest, located: Located) -> web.StreamResponse:
+        row = located.row
+        etag = etag_of(row.version)
+        headers = {
+            "ETag": etag,
+            VERSION: str(row.version),
+            DIGEST: format_digest(row.digest),
+            "Accept-Ranges": "bytes",
+        }
+        asked = request.headers
+        if "If-None-Match" in asked and not_modified(asked, etag):
+            return web.Response(status=304, headers=headers)
+        headers["Content-Type"] = OCTETS
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Last-Modified"] = formatdate(time_ms_of(row.version) / 1000, usegmt=True)
+        start, stop, status = 0, row.size, 200
+        if "Range" in asked:
+            try:
+                wanted = byte_range(asked, etag, row.size)
+            except RangeNotSatisfiable as error:
+                response = refuse(request, error)
+                response.headers["Content-Range"] = f"bytes */{row.size}"
+                return response
+            if wanted is not None:
+                start, stop, status = *wanted, 206
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size}"
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(stop - start)
+            return web.Response(status=status, headers=headers)
+        single = not row.flags & FileFlag.multipart
+        if single and row.size <= SMALL_MAX_BYTES:
+            payload = await self._reading.small(located)
+            return web.Response(body=payload[start:stop] if status == 206 else payload, status=status, headers=headers)
+        if single:
+            place = self._nearest_alive(located)
+            if place is not None:
+                return self._redirect_read(located, place, headers)
+        return await self._stream(request, located, start, stop, status, headers)
+
+    def _nearest_alive(self, located: Located) -> Place | None:
+        """The best place, if a client that cannot fail over may be sent there."""
+        places = self._locator.places(located, located.segments[0])
+        if not places or not places[0].reachable or not places[0].long_enough or places[0].state == "damaged":
+            return None
+        age_s = self._heartbeats.age_s(places[0].node_id, time.monotonic())
+        if age_s is None or age_s > _REDIRECT_BEAT_S or places[0].node_id in self._link.suspects():
+            return None
+        return places[0]
+
+    def _redirect_read(self, located: Located, place: Place, headers: dict[str, str]) -> web.Response:
+        segment = located.segments[0]
+        version = located.row.version
+        capability = self._mint.read(
+            place.node_id, segment, version, self._catalog.now_ms(), raw=False, life_ms=REDIRECT_LIFE_MS
+        )
+        target = f"/v1/segments/{segment.extent}/{segment.offset}/{segment.length}?v={version}"
+        kept = {name: headers[name] for name in ("ETag", VERSION, DIGEST)}
+        location = f"{place.url}{target}&{CAPABILITY_QUERY}={quote(capability, safe='')}"
+        return web.Response(status=307, headers={**kept, **_PRIVATE, "Location": location})
+
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        located: Located,
+        start: int,
+        stop: int,
+        status: int,
+        headers: dict[str, str],
+    ) -> web.StreamResponse:
+        if self._streams >= self._streams_max:
+            raise Overloaded(f"{self._streams} files are being streamed through here; the SDK reads from the nodes")
+        self._streams += 1
+        try:
+            async with aclosing(self._reading.whole(located, start, stop)) as pieces:
+                # Errors before the first byte still get a status of their own.
+                first = await anext(pieces, b"")
+                response = web.StreamResponse(status=status, headers=headers)
+                response.content_length = stop - start
+                await response.prepare(request)
+                try:
+                    await _write(response, first)
+                    async for piece in pieces:
+                        await _write(response, piece)
+                except CopypoolError as error:
+                    # The status line is out: only a cut connection tells the client that bytes are missing.
+                    if request.transport is not None:
+                        request.transport.abort()
+                    raise ConnectionResetError(error.message) from error
+                await response.write_eof()
+                return response
+        finally:
+            self._streams -= 1
+
+    # -- PUT and DELETE ----------------------------------------------------------------------------
+    def _put(self, request: web.BaseRequest, principal: Principal, namespace: NamespaceRow, path: str) -> web.Response:
+        size = request.content_length
+        if size is not None and size > PART_MAX_BYTES:
+            raise TooLarge(
+                f"a single PUT takes up to {PART_MAX_BYTES} bytes, this body has {size}: use `copypool put`, "
+                "which sends larger files in parts"
+            )
+        (lease, *_) = self._leasing.leases(
+            namespace, path, principal.name, count=1, size_bytes=size or 0, avoid_nodes=self._link.suspects()
+        )
+        write_id, first_sent = self._write_id(request)
+        location = (
+            f"{lease.url}/v1/files/{namespace.id}/{encode_path(path)}"
+            f"?{CAPABILITY_QUERY}={quote(lease.capability, safe='')}"
+            f"&{WRITE_ID_QUERY}={write_id}&{FIRST_SENT_QUERY}={first_sent}"
+        )
+        return web.Response(status=307, headers={**_PRIVATE, "Location": location})
+
+    async def _delete(
+        self, request: web.BaseRequest, principal: Principal, namespace: NamespaceRow, path: str
+    ) -> web.Response:
+        write_id, first_sent = self._write_id(request)
+        headers = {WRITE_ID: write_id, FIRST_SENT: first_sent, "Accept": MSGPACK}
+        leases = self._leasing.leases(
+            namespace,
+            path,
+            principal.name,
+            count=_DELETE_LEASES,
+            size_bytes=0,
+            avoid_nodes=self._link.suspects(),
+            for_delete=True,
+        )
+        failure: CopypoolError | None = None
+        unknown = False
+        for lease in leases:
+            try:
+                content = await self._link.call(
+                    lease.node_id,
+                    "DELETE",
+                    f"/v1/files/{namespace.id}/{encode_path(path)}",
+                    capability=lease.capability,
+                    headers=headers,
+                    answer_s=_DELETE_ANSWER_S,
+                )
+                return answer(request, msgspec.msgpack.decode(content, type=Receipt))
+            except NotFound:
+                if unknown:
+                    # An earlier try may have been the one that deleted it.
+                    raise OutcomeUnknown(f"{path!r} is gone; whether this request deleted it is not known") from None
+                raise
+            except (RetryLater, OutcomeUnknown) as error:
+                # The same write id goes to the next node, so it is applied once at most.
+                unknown = unknown or isinstance(error, OutcomeUnknown) or bool(error.details.get("sent"))
+                failure = error
+            except msgspec.MsgspecError as exc:
+                failure, unknown = Unavailable(f"node {lease.node} answered with no receipt: {exc}"), True
+        if unknown:
+            raise OutcomeUnknown(
+                f"no node told whether {path!r} is deleted: repeat with the same {WRITE_ID}"
+            ) from failure
+        assert failure is not None
+        raise failure
+
+    def _write_id(self, request: web.BaseRequest) -> tuple[str, str]:
+        """The client's own write id and first-sent time, or new ones."""
+        text = request.headers.get(WRITE_ID)
+        if text is None:
+            return secrets.token_hex(WRITE_ID_BYTES), str(self._catalog.now_ms())
+        first_sent = request.headers.get(FIRST_SENT, "0")
+        if len(text) != 2 * WRITE_ID_BYTES or not all(letter in "0123456789abcdefABCDEF" for letter in text):
+            raise Invalid(f"the header {WRITE_ID} has {2 * WRITE_ID_BYTES} hex digits")
+        if not (first_sent.isascii() and first_sent.isdigit() and len(first_sent) < 16):
+            raise Invalid(f"the header {FIRST_SENT} is a time in milliseconds")
+        return text, first_sent
+
+
+async def _write(response: web.StreamResponse, piece: bytes) -> None:
+    try:
+        async with asyncio.timeout(_CLIENT_STALL_S):
+            await response.write(piece)
+    except TimeoutError as exc:
+        raise ConnectionResetError("the client takes no bytes") from exc

@@ -1,0 +1,79 @@
+"""Write leases: a place and the right to write there. The thin shell around `placement`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection
+
+from copypool.protocol.api import PART_MAX_BYTES, WriteLease
+from copypool.protocol.errors import Unavailable
+from copypool_coordinator.capabilities import Mint
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.placement import choose_leases
+from copypool_coordinator.rows import NamespaceRow
+from copypool_coordinator.view import ClusterView
+
+
+class Leasing:
+    """Hands out leases. Nothing is stored: a lease is a hint, and its capability proves itself."""
+
+    def __init__(
+        self, view: ClusterView, heartbeats: Heartbeats, mint: Mint, now_ms: Callable[[], int], rng: random.Random
+    ) -> None:
+        self._view = view
+        self._heartbeats = heartbeats
+        self._mint = mint
+        self._now_ms = now_ms
+        self._rng = rng
+
+    def leases(
+        self,
+        namespace: NamespaceRow,
+        prefix: str,
+        principal: str,
+        *,
+        count: int,
+        size_bytes: int,
+        avoid_nodes: Collection[int] = (),
+        for_delete: bool = False,
+    ) -> list[WriteLease]:
+        """Up to `count` places for bodies of `size_bytes` under `prefix`, best first, at least one.
+
+        Raises:
+            NoSpace, Unavailable: see `choose_leases`.
+        """
+        extent_class = self._view.classes.get(namespace.class_id)
+        if extent_class is None:
+            raise Unavailable("the namespace's class is not known here yet: repeat")
+        chosen = choose_leases(
+            self._view,
+            self._heartbeats.loads(time.monotonic()),
+            extent_class.row,
+            count=count,
+            size_bytes=size_bytes,
+            avoid_nodes=avoid_nodes,
+            for_delete=for_delete,
+            seed=self._rng.getrandbits(32),
+        )
+        now_ms = self._now_ms()
+        leases = []
+        for volume_id in chosen:
+            node = self._view.nodes_by_id[self._view.volumes_by_id[volume_id].row.node]
+            capability, expires_ms = self._mint.write(
+                node.row.id, volume_id, namespace.class_id, namespace.id, prefix, principal, now_ms
+            )
+            leases.append(
+                WriteLease(
+                    node_id=node.row.id,
+                    node=node.name,
+                    url=self._view.sessions[node.row.id].row.url,
+                    volume=volume_id,
+                    class_id=namespace.class_id,
+                    namespace_id=namespace.id,
+                    capability=capability,
+                    max_bytes=PART_MAX_BYTES,
+                    expires_ms=expires_ms,
+                )
+            )
+        return leases

@@ -1,0 +1,254 @@
+"""One coordinator process: what it is made of, in which order it starts, how it ends.
+
+Start: settings and secrets -> the port (health only) -> etcd, its versions checked -> the view -> first rows of an
+empty catalog -> requests -> this coordinator's own row -> candidacy for leader. Stop: the leader resigns, no new
+connections are taken, requests under way finish within `shutdown_s`, counters are flushed, everything is closed. A
+kill at any point loses nothing: all that lasts is in etcd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets as random_bytes
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aiohttp import web
+
+from copypool.protocol.errors import CatalogDown, CopypoolError
+from copypool_coordinator import node_link, server
+from copypool_coordinator.auth import Auth
+from copypool_coordinator.capabilities import Mint
+from copypool_coordinator.catalog import Catalog, CatalogSettings
+from copypool_coordinator.client_api import ClientApi
+from copypool_coordinator.config import Config, ConfigError, Secrets, advertised
+from copypool_coordinator.duties import Duties
+from copypool_coordinator.etcd import Etcd, EtcdSettings, TlsFiles, check_version
+from copypool_coordinator.files_http import FilesHttp
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.leasing import Leasing
+from copypool_coordinator.locating import Locator
+from copypool_coordinator.lookups import Lookups
+from copypool_coordinator.metrics import Metrics
+from copypool_coordinator.node_api import NodeApi
+from copypool_coordinator.node_link import NodeLink
+from copypool_coordinator.policy import Policy
+from copypool_coordinator.reports import Reports
+from copypool_coordinator.streaming import Reading
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_READY_TIMEOUT_S = 30.0
+#: A mirror that brought nothing for this long is not current: the leader writes a row every second.
+CURRENT_S = 10.0
+
+
+class Coordinator:
+    """A running coordinator. `async with Coordinator(...)`, then `run` until cancelled."""
+
+    def __init__(self, config: Config, secrets: Secrets) -> None:
+        self._config = config
+        self._secrets = secrets
+        self._metrics = Metrics()
+        self._front = server.Front(
+            {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics_page},
+            self._metrics,
+            requests_max=config.limits.requests,
+        )
+        self._listener: server.Listener | None = None
+        self._catalog: Catalog | None = None
+        self._lookups: Lookups | None = None
+
+    @property
+    def url(self) -> str:
+        """Where this coordinator says it is; the port must be open."""
+        assert self._listener is not None
+        return advertised(self._config, self._listener.port)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, serve until `stop` is set, end in order.
+
+        Raises:
+            ConfigError: something that trying again does not mend.
+            OSError: the port cannot be opened.
+        """
+        config = self._config
+        tls = None
+        if config.tls is not None:
+            tls = await asyncio.to_thread(server.server_context, config.tls.cert_file, config.tls.key_file)
+        self._listener = await server.listen(self._front, config.listen_host, config.listen_port, tls)
+        log.info("listening at %s", self.url)
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            async with AsyncExitStack() as stack:
+                etcd = await self._connect(stopping)
+                if etcd is None:
+                    return
+                stack.push_async_callback(etcd.close)
+                duties = await self._open(etcd, stack)
+                log.info("serving")
+                await _first_of(stopping, asyncio.create_task(duties.run(), name="duties"))
+                log.info("stopping")
+                await self._listener.close(self._front, config.shutdown_s)
+        finally:
+            stopping.cancel()
+            await self._listener.close(self._front, 0.0)
+
+    async def _connect(self, stopping: asyncio.Task[bool]) -> Etcd | None:
+        """A connection to a sound etcd, however long that takes; None when the process is to stop before."""
+        while not stopping.done():
+            try:
+                etcd = await Etcd.connect(self._etcd_settings())
+            except CatalogDown as error:
+                log.warning("waiting for etcd: %s", error.message)
+                await asyncio.wait([stopping], timeout=_RETRY_S)
+                continue
+            try:
+                await self._check_versions(etcd)
+            except BaseException:
+                await etcd.close()
+                raise
+            return etcd
+        return None
+
+    def _etcd_settings(self) -> EtcdSettings:
+        section = self._config.etcd
+        tls = None
+        if section.ca_file:
+            tls = TlsFiles(
+                Path(section.ca_file),
+                Path(section.cert_file) if section.cert_file else None,
+                Path(section.key_file) if section.key_file else None,
+            )
+        try:
+            return EtcdSettings(
+                tuple(section.endpoints), tls, section.user, self._secrets.etcd_password, section.timeout_s
+            )
+        except ValueError as exc:
+            raise ConfigError(f"etcd: {exc}") from exc
+
+    async def _check_versions(self, etcd: Etcd) -> None:
+        for member in await etcd.status():
+            if member.error:
+                log.warning("etcd %s: %s", member.endpoint, member.error)
+                continue
+            verdict = check_version(member.version)
+            if verdict.refused and not self._config.allow_unsound_etcd:
+                raise ConfigError(f"{verdict.message} (allow_unsound_etcd = true starts nevertheless)")
+            if verdict.message:
+                log.warning("%s: %s", member.endpoint, verdict.message)
+
+    async def _open(self, etcd: Etcd, stack: AsyncExitStack) -> Duties:
+        """Make every part and answer requests; the parts close in reverse order."""
+        config = self._config
+        limits = config.limits
+        catalog = Catalog(etcd, config.name, CatalogSettings(session_ttl_s=config.session_ttl_s))
+        stack.push_async_callback(catalog.close)
+        await catalog.start()
+        await self._bootstrap(catalog)
+
+        view = catalog.view
+        mint = Mint(self._secrets.master, config.key_number)
+        auth = Auth(view, mint, admin_token=self._secrets.admin_token, join_token=self._secrets.join_token)
+        heartbeats, reports = Heartbeats(), Reports()
+        ca_file = config.tls.ca_file if config.tls is not None else ""
+        link = NodeLink(view, mint, limits, await asyncio.to_thread(node_link.client_context, ca_file))
+        stack.push_async_callback(link.close)
+        lookups = Lookups(
+            catalog.lookup,
+            txns=limits.lookup_txns,
+            queue=limits.lookup_queue,
+            timeout_s=config.etcd.timeout_s + 1.0,
+            on_batch=self._metrics.lookup_batch.observe,
+        )
+        stack.push_async_callback(lookups.close)
+        locator = Locator(catalog, lookups, heartbeats, link, mint, config.zone)
+        leasing = Leasing(view, heartbeats, mint, catalog.now_ms, random.SystemRandom())
+        reading = Reading(catalog, locator, link, mint, reports, self._metrics)
+        policy = Policy(
+            session_ttl_ms=config.session_ttl_s * 1000,
+            grace_ms=config.grace_s * 1000,
+            scrub_period_ms=config.scrub_period_s * 1000,
+        )
+        duties = Duties(catalog, link, mint, heartbeats, reports, policy, name=config.name, url=self.url)
+        clients = ClientApi(
+            catalog, auth, locator, leasing, reading, duties.overview, reports, body_bytes=limits.rpc_body_bytes
+        )
+        nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
+        files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, heartbeats, streams=limits.streams)
+        self._catalog, self._lookups = catalog, lookups
+        self._front.open({**clients.routes(), **nodes.routes()}, files)
+        await catalog.announce(self.url)
+        return duties
+
+    async def _bootstrap(self, catalog: Catalog) -> None:
+        """Wait for the view and make what an empty catalog needs."""
+        first = self._config.bootstrap
+        while True:
+            try:
+                await catalog.ready(_READY_TIMEOUT_S)
+                await catalog.bootstrap(
+                    random_bytes.token_bytes(16),
+                    primary_pool=first.primary_pool,
+                    copy_pool=first.copy_pool,
+                    namespace=first.namespace,
+                )
+                await catalog.wait_for(lambda view: view.cluster is not None, _READY_TIMEOUT_S)
+                return
+            except CopypoolError as error:
+                if not error.retryable:
+                    raise
+                log.warning("waiting for the catalog: %s", error.message)
+                await asyncio.sleep(_RETRY_S)
+
+    # -- health ------------------------------------------------------------------------------------
+    async def _livez(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _readyz(self, _: web.BaseRequest) -> web.Response:
+        reason = self._not_ready()
+        return web.Response(text=f"{reason}\n" if reason else "ready\n", status=503 if reason else 200)
+
+    def _not_ready(self) -> str:
+        if self._catalog is None:
+            return "starting: the catalog is not read yet"
+        age_s = time.monotonic() - self._catalog.heard_s
+        if not self._catalog.view.ready or age_s > CURRENT_S:
+            return f"nothing heard from etcd for {age_s:.0f} s: what is known here may be old"
+        return ""
+
+    async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
+        gauges = [("copypool_requests_in_work", "Requests in work.", float(self._front.in_work))]
+        if self._catalog is not None:
+            view = self._catalog.view
+            age_s = time.monotonic() - self._catalog.heard_s
+            gauges += [
+                ("copypool_mirror_revision", "Revision of etcd that memory shows.", float(view.revision)),
+                ("copypool_mirror_age_seconds", "Time since the last event of the mirror.", age_s),
+                ("copypool_extents", "Extents in memory.", float(len(view.extents))),
+                ("copypool_nodes_up", "Nodes with a session.", float(len(view.sessions))),
+                ("copypool_leader", "Whether this coordinator leads.", float(self._leads())),
+            ]
+        if self._lookups is not None:
+            gauges.append(("copypool_lookups_waiting", "Lookups not sent yet.", float(self._lookups.waiting)))
+        return web.Response(text=self._metrics.text(gauges), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    def _leads(self) -> bool:
+        leader = self._catalog.view.leader if self._catalog is not None else None
+        return leader is not None and leader.row.name == self._config.name
+
+
+async def _first_of(stopping: asyncio.Task[bool], work: asyncio.Task[None]) -> None:
+    """Return when the process is to stop; raise what `work` fails with. `work` is over when it returns."""
+    try:
+        await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+            raise RuntimeError("the coordinator's duties ended by themselves")
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)

@@ -1,0 +1,163 @@
+"""The HTTP front: one handler that dispatches by path, maps errors, counts. No middleware, no URL patterns.
+
+Bodies, queries and Authorization headers are never logged. A handler that fails unexpectedly answers 500
+`broken_invariant` and logs; its traceback never leaves the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
+from copypool.protocol.routes import HEADERS_MAX_BYTES
+from copypool_coordinator.exchange import refuse
+from copypool_coordinator.files_http import PREFIX, FilesHttp
+from copypool_coordinator.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_BACKLOG = 1024
+_KEEPALIVE_S = 75.0
+#: How long the rest of a refused body is read, so that the client sees the answer.
+_LINGER_S = 2.0
+
+
+class Front:
+    """Dispatches requests. Whole paths have their handlers, files their prefix.
+
+    `gets` (health, metrics) are answered from the start; everything else is `Unavailable` until `open`.
+    """
+
+    def __init__(self, gets: dict[str, Handler], metrics: Metrics, *, requests_max: int) -> None:
+        self._posts: dict[str, Handler] = {}
+        self._gets = gets
+        self._files: FilesHttp | None = None
+        self._metrics = metrics
+        self._requests_max = requests_max
+        self.in_work = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def open(self, posts: dict[str, Handler], files: FilesHttp) -> None:
+        """Answer these as well, from now on."""
+        self._posts = posts
+        self._files = files
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; raises only for a connection that is gone."""
+        path = request.raw_path.partition("?")[0]
+        route = path
+        self.in_work += 1
+        self._idle.clear()
+        try:
+            if path.startswith(PREFIX):
+                route = PREFIX
+                response = await self._admitted().handle(request, path[len(PREFIX) :])
+            elif request.method == "POST" and (handler := self._posts.get(path)) is not None:
+                self._admitted()
+                response = await handler(request)
+            elif request.method in ("GET", "HEAD") and (handler := self._gets.get(path)) is not None:
+                response = await handler(request)
+            else:
+                route = self._wrong(path)
+                if self._files is None:
+                    raise Unavailable("this coordinator is starting: it has not read the catalog yet")
+                response = self._refuse_unknown(request, path)
+        except CopypoolError as error:
+            if isinstance(error, BrokenInvariant):
+                log.error("%s %s: %s", request.method, route, error.message)
+            response = refuse(request, error)
+        except (ConnectionError, asyncio.CancelledError):
+            self._metrics.count(route, 499)
+            raise
+        except TimeoutError:
+            log.exception("%s %s: a wait without an owner ran out", request.method, route)
+            response = refuse(request, Unavailable("this took too long here: repeat"))
+        except Exception:
+            log.exception("%s %s: a handler failed", request.method, route)
+            response = refuse(request, BrokenInvariant("the coordinator failed on this request; its log says how"))
+        finally:
+            self.in_work -= 1
+            if not self.in_work:
+                self._idle.set()
+        self._metrics.count(route, response.status)
+        return response
+
+    async def drained(self) -> None:
+        """Return once no request is in work."""
+        await self._idle.wait()
+
+    def _admitted(self) -> FilesHttp:
+        """The handler of files, if one more request may be worked on."""
+        if self._files is None:
+            raise Unavailable("this coordinator is starting: it has not read the catalog yet")
+        if self.in_work > self._requests_max:
+            raise Overloaded(f"{self._requests_max} requests are in work here: try again, or another coordinator")
+        return self._files
+
+    def _wrong(self, path: str) -> str:
+        """The metrics label of a request that nothing answers; never the caller's own text."""
+        return path if path in self._posts or path in self._gets else "unknown"
+
+    def _refuse_unknown(self, request: web.BaseRequest, path: str) -> web.Response:
+        allowed = "POST" if path in self._posts else "GET, HEAD" if path in self._gets else ""
+        if not allowed:
+            return refuse(request, NotFound("there is nothing at this path"))
+        response = refuse(request, Invalid(f"this path takes {allowed}"))
+        response.set_status(405)
+        response.headers["Allow"] = allowed
+        return response
+
+
+class Listener:
+    """The open port. `port` is the real one also when 0 was asked for."""
+
+    def __init__(self, server: web.Server, site: asyncio.Server, port: int) -> None:
+        self._server = server
+        self._site = site
+        self.port = port
+
+    async def close(self, front: Front, grace_s: float) -> None:
+        """Take no new connections, let requests in work finish for `grace_s`, then cut the rest."""
+        self._site.close()
+        self._server.pre_shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await front.drained()
+        await self._server.shutdown(1.0)
+        await self._site.wait_closed()
+
+
+async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None) -> Listener:
+    """Open the port and serve `front` there."""
+    server = web.Server(
+        front.handle,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        lingering_time=_LINGER_S,
+        max_line_size=HEADERS_MAX_BYTES,
+        max_field_size=HEADERS_MAX_BYTES,
+        handler_cancellation=False,
+    )
+    loop = asyncio.get_running_loop()
+    site = await loop.create_server(server, host, port, ssl=tls, backlog=_BACKLOG, reuse_address=True)
+    for opened in site.sockets:
+        if opened.family in (socket.AF_INET, socket.AF_INET6):
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Listener(server, site, int(site.sockets[0].getsockname()[1]))
+
+
+def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    """The listener's TLS context. Blocking: reads the files."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert_file, key_file)
+    return context
