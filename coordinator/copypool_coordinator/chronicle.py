@@ -21,7 +21,7 @@ QUEUE_MAX = 4096
 BATCH_MAX = 100
 _FLUSH_S = 1.0
 
-Append = Callable[[Sequence[EventRow]], Awaitable[list[str]]]
+Append = Callable[[Sequence[EventRow]], Awaitable[Sequence[str]]]
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.capabilities import Mint
@@ -60,7 +61,7 @@ class Duties:
         self._chronicle = Chronicle(catalog.append_events, name, catalog.now_ms)
         self._fallbacks = Fallbacks(catalog, link, self._chronicle, reports)
         self.leader = Leader(catalog, name, url, self._lead)
-        self.overview = Overview(catalog, self._sample, self._index, heartbeats, self.leader, policy, name)
+        self.overview = Overview(catalog, name, heartbeats, self.leader, self._sample, self._index, policy)
 
     async def run(self) -> None:
         """Until cancelled; then resign and write what is left of the events, bounded."""
@@ -98,6 +99,6 @@ class Duties:
             group.create_task(runner.run(), name="controllers")
             group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
 
-    async def _recall(self, since_ms: int) -> list[tuple[str, EventRow]]:
+    async def _recall(self, since_ms: int) -> Sequence[tuple[str, EventRow]]:
         # Ids begin with their time as twelve hex digits, so this stands below all of that time and later.
         return await self._catalog.events(f"{max(0, since_ms):012x}", _RECALL_MAX)

@@ -24,6 +24,7 @@ from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import Policy, brake, places
 from copypool_coordinator.rows import OpenRow
 from copypool_coordinator.sampling import OpenSample
+from copypool_coordinator.status import StatusFacts
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,12 @@ class Overview:
     def __init__(
         self,
         catalog: Catalog,
-        sample: OpenSample,
-        index: OffPolicy,
+        name: str,
         heartbeats: Heartbeats,
         leader: Leader,
+        sample: OpenSample,
+        index: OffPolicy,
         policy: Policy,
-        name: str,
     ) -> None:
         self._catalog = catalog
         self._view = catalog.view
@@ -59,7 +60,7 @@ class Overview:
         self._policy = policy
         self._name = name
         self._lock = asyncio.Lock()
-        self._facts: status.StatusFacts | None = None
+        self._facts: StatusFacts | None = None
         self._catalog_bytes = 0
         self._size_until_s = 0.0
 
@@ -110,7 +111,7 @@ class Overview:
         revision = (await self._catalog.etcd.range(keys.CLOCK, keys.CLOCK + b"\0")).revision
         await self._catalog.wait_for(lambda view: view.revision >= revision, _CAUGHT_UP_S)
 
-    async def _gather(self, max_age_s: float) -> status.StatusFacts:
+    async def _gather(self, max_age_s: float) -> StatusFacts:
         asked_s = time.monotonic()
         async with self._lock:
             known = self._facts
@@ -121,7 +122,7 @@ class Overview:
             now_ms = self._catalog.now_ms()
             volumes = places(self._view)
             await self._index.refresh(self._view, volumes, opened, self._policy, now_ms, _LOOK_MAX)
-            self._facts = status.StatusFacts(
+            self._facts = StatusFacts(
                 marks=self._index.marks,
                 pending=self._index.pending,
                 places=volumes,

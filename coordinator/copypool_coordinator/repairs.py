@@ -6,7 +6,7 @@ telling it twice. Nothing depends on these events but people.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.chronicle import Chronicle, Entry
@@ -14,7 +14,7 @@ from copypool_coordinator.policy import LocationKey
 from copypool_coordinator.rows import EventRow, Location
 
 #: Reads the log from a time on: (since ms) -> (id, event), oldest first, bounded.
-Recall = Callable[[int], Awaitable[list[tuple[str, EventRow]]]]
+Recall = Callable[[int], Awaitable[Sequence[tuple[str, EventRow]]]]
 
 #: A read that failed this long before a location was marked may be what led to the mark.
 _BEFORE_MS = 300_000
@@ -55,7 +55,7 @@ class Repairs:
             cause=cause,
         )
 
-    async def _earlier(self, changed_ms: int) -> list[tuple[str, EventRow]]:
+    async def _earlier(self, changed_ms: int) -> Sequence[tuple[str, EventRow]]:
         # What this process has not written yet must be in the log before it is read.
         try:
             await self._chronicle.flush()
