@@ -181,6 +181,9 @@ class Node:
         if self._main is not None:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
+        await self._close()
+
+    async def _close(self) -> None:
         await self.puller.close()
         for verifier in self.verifiers.values():
             await verifier.close()
@@ -189,6 +192,15 @@ class Node:
             await volume.close()
         await self.link.close()
         self._digest_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def crash(self) -> None:
+        """End without order, as far as one process can: nothing is finished, nobody is told. For tests of recovery."""
+        self.session.end("crash")
+        if self._main is not None:
+            self._main.cancel()
+            await asyncio.gather(self._main, return_exceptions=True)
+        await self._let_go("the node crashed")
+        await self._close()
 
     @property
     def failed(self) -> BaseException | None:

@@ -1,0 +1,385 @@
+"""A coordinator and its catalog in memory, for tests of the node: truthful about revisions, fencing and refusals.
+
+It keeps the rules that the node relies on (one commit in flight per extent by its revision, a group that has landed is
+recognised, sealed is final, un-noted refusals are kept) and breaks them never; what a test can ask for are lost
+requests, lost replies, held calls, errors, and forced outcomes of single paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+from aiohttp import web
+
+from copypool.protocol import internal
+from copypool.protocol.api import AccessMode, LocationState, SegmentRef
+from copypool.protocol.capability import (
+    PullCapability,
+    ReadCapability,
+    WriteCapability,
+    derive_key,
+    derive_node_keys,
+    seal_capability,
+)
+from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Unauthorized, to_body
+from copypool.protocol.internal import EXTENT_HEADER_BYTES, EntryResult, ExtentClass, Refusal
+
+MASTER = b"m" * 32
+JOIN_TOKEN = "let-me-in"
+LIFE_MS = 60_000
+
+
+@dataclass
+class Extent:
+    """Rows `o/` and `e/` of one extent."""
+
+    id: int
+    volume: int
+    node: int
+    epoch: int
+    revision: int
+    generation: int = 1
+    length: int = EXTENT_HEADER_BYTES
+    group: int = -1
+    sealed: bool = False
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """A file's row."""
+
+    version: int
+    tombstone: bool
+    size: int
+    digest: bytes
+    write_id: bytes
+    segment: SegmentRef
+    header_bytes: int
+    recent: list[tuple[bytes, int]] = field(default_factory=list)
+
+
+class FakeCoordinator:
+    """Use `running()`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.cluster_id = b"c" * 16
+        self.revision = 1000
+        self.term = 1
+        self.nodes: dict[str, int] = {}
+        self.sessions: dict[int, tuple[int, bytes]] = {}  #: node -> (epoch, nonce)
+        self.urls: dict[int, str] = {}
+        self.volumes: dict[bytes, int] = {}  #: uuid -> id
+        self.label_epochs: dict[int, tuple[int, bytes]] = {}
+        self.access: dict[int, AccessMode] = {}
+        self.extents: dict[int, Extent] = {}
+        self.copies: dict[tuple[int, int], tuple[int, LocationState, int]] = {}  #: generation, state, length
+        self.files: dict[tuple[int, str], Row] = {}
+        self.parts: dict[tuple[bytes, int], internal.CommitEntry] = {}
+        self.requests: dict[str, list[msgspec.Struct]] = defaultdict(list)
+        self.renewals = 0
+        # -- what a test asks for
+        self.lose_replies: Counter[str] = Counter()
+        self.lose_requests: Counter[str] = Counter()
+        self.errors: dict[str, deque[CopypoolError]] = defaultdict(deque)
+        self.outcomes: dict[str, deque[EntryResult]] = defaultdict(deque)  #: path -> outcomes of its next tries
+        self.holds: dict[str, asyncio.Event] = {}
+        self.waiting: Counter[str] = Counter()  #: calls that a hold keeps
+        self._next_extent = 1
+
+    # -- what a test asks for ---------------------------------------------------------------------
+    def hold(self, verb: str) -> asyncio.Event:
+        """Calls of this verb wait, before they change anything, until the event is set."""
+        event = self.holds[verb] = asyncio.Event()
+        return event
+
+    def end_session(self, node_id: int) -> None:
+        """As if the node's lease had run out."""
+        self.sessions.pop(node_id, None)
+
+    def now_ms(self) -> int:
+        """Cluster time."""
+        return time.time_ns() // 1_000_000
+
+    def write_capability(self, node_id: int, volume: int, *, max_bytes: int = 1 << 40, prefix: str = "") -> str:
+        """May write namespace 1 in class 1."""
+        return seal_capability(
+            WriteCapability(1, node_id, volume, 1, 1, prefix, max_bytes, self.now_ms() + LIFE_MS),
+            derive_node_keys(MASTER, node_id, 1),
+        )
+
+    def read_capability(
+        self, node_id: int, segment: SegmentRef, version: int, *, raw: bool, header_bytes: int = 0
+    ) -> str:
+        """May read this segment."""
+        return seal_capability(
+            ReadCapability(
+                1,
+                node_id,
+                segment.extent,
+                segment.offset,
+                segment.length,
+                version,
+                self.now_ms() + LIFE_MS,
+                raw,
+                header_bytes,
+            ),
+            derive_node_keys(MASTER, node_id, 1),
+        )
+
+    def pull_capability(self, node_id: int, puller: int, extent: int) -> str:
+        """Lets `puller` read raw bytes of the extent from the node."""
+        return seal_capability(
+            PullCapability(1, node_id, puller, extent, self.now_ms() + LIFE_MS), derive_node_keys(MASTER, node_id, 1)
+        )
+
+    def command_key(self, node_id: int) -> str:
+        """Value of the header that commands carry."""
+        return "Command " + derive_key(MASTER, "command", node_id, 1).hex()
+
+    # -- serving ------------------------------------------------------------------------------
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One call."""
+        verb = request.path.removeprefix("/n/")
+        content = await request.read()
+        if self.lose_requests[verb] > 0:
+            self.lose_requests[verb] -= 1
+            return self._drop(request)
+        hold = self.holds.get(verb)
+        if hold is not None:
+            self.waiting[verb] += 1
+            await hold.wait()
+            self.waiting[verb] -= 1
+        try:
+            if self.errors[verb]:
+                raise self.errors[verb].popleft()
+            reply = self._call(verb, content, request.headers.get("Authorization", ""))
+        except CopypoolError as exc:
+            body = msgspec.msgpack.encode(to_body(exc))
+            return web.Response(status=exc.http_status, body=body, content_type="application/msgpack")
+        if self.lose_replies[verb] > 0:
+            self.lose_replies[verb] -= 1
+            return self._drop(request)
+        return web.Response(body=msgspec.msgpack.encode(reply), content_type="application/msgpack")
+
+    def _drop(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        raise ConnectionResetError("lost on purpose")
+
+    def _call(self, verb: str, content: bytes, authorization: str) -> msgspec.Struct:
+        struct, handler = self._verbs()[verb]
+        body = msgspec.msgpack.decode(content, type=struct)
+        if verb == "join":
+            if authorization != f"Join {JOIN_TOKEN}":
+                raise Unauthorized("not the join token")
+        else:
+            node_id = getattr(body, "node_id")  # noqa: B009 - every other request has one
+            credential = derive_key(MASTER, "credential", node_id, 1).hex()
+            if authorization != f"Node {node_id}:{credential}":
+                raise Unauthorized("not that node")
+        self.requests[verb].append(body)
+        return handler(body)
+
+    def _verbs(self) -> dict[str, tuple[type[msgspec.Struct], Callable[..., msgspec.Struct]]]:
+        return {
+            "join": (internal.JoinRequest, self._join),
+            "register": (internal.RegisterRequest, self._register),
+            "heartbeat": (internal.HeartbeatRequest, self._heartbeat),
+            "mount": (internal.MountRequest, self._mount),
+            "extents": (internal.OwnExtentsRequest, self._extents),
+            "open": (internal.OpenExtentRequest, self._open),
+            "commit": (internal.CommitRequest, self._commit),
+            "seal": (internal.SealRequest, self._seal),
+            "inventory": (internal.InventoryReport, lambda _: internal.Done()),
+            "progress": (internal.ProgressReport, self._progress),
+            "verified": (internal.VerifyReport, lambda _: internal.Done()),
+        }
+
+    def _bump(self) -> int:
+        self.revision += 1
+        return self.revision
+
+    def _check(self, node_id: int, epoch: int) -> None:
+        if self.sessions.get(node_id, (0, b""))[0] != epoch:
+            raise Fenced(f"epoch {epoch} of node {node_id} is over")
+
+    # -- sessions and volumes -----------------------------------------------------------------
+    def _join(self, body: internal.JoinRequest) -> internal.JoinReply:
+        node_id = self.nodes.setdefault(body.name, len(self.nodes) + 1)
+        return internal.JoinReply(
+            self.cluster_id,
+            node_id,
+            derive_key(MASTER, "credential", node_id, 1),
+            derive_key(MASTER, "command", node_id, 1),
+        )
+
+    def _register(self, body: internal.RegisterRequest) -> internal.RegisterReply:
+        epoch, nonce = self.sessions.get(body.node_id, (0, b""))
+        if nonce != body.nonce:
+            epoch = self._bump()
+            self.sessions[body.node_id] = (epoch, body.nonce)
+        self.urls[body.node_id] = body.url
+        return internal.RegisterReply(
+            self.cluster_id,
+            epoch,
+            15,
+            self.term,
+            [derive_node_keys(MASTER, body.node_id, 1)],
+            self.now_ms(),
+            [self.url],
+        )
+
+    def _heartbeat(self, body: internal.HeartbeatRequest) -> internal.HeartbeatReply:
+        alive = self.sessions.get(body.node_id, (0, b""))[0] == body.epoch
+        self.renewals += body.renew and alive
+        return internal.HeartbeatReply(
+            alive,
+            self.now_ms(),
+            self.term,
+            [self.url],
+            [internal.Peer(node, f"n{node}", url) for node, url in self.urls.items()],
+            [internal.VolumeDirective(one.volume, self.access.get(one.volume, "readwrite")) for one in body.volumes],
+            [derive_node_keys(MASTER, body.node_id, 1)],
+        )
+
+    def _mount(self, body: internal.MountRequest) -> internal.MountReply:
+        self._check(body.node_id, body.epoch)
+        volume = self.volumes.setdefault(body.uuid, len(self.volumes) + 1)
+        epoch, nonce = self.label_epochs.get(volume, (0, b""))
+        if body.label_epoch != epoch + 1 and (body.label_epoch, body.nonce) != (epoch, nonce):
+            raise Conflict(f"label epoch {body.label_epoch}, the catalog has {epoch}")
+        self.label_epochs[volume] = (body.label_epoch, body.nonce)
+        return internal.MountReply(volume, 1, self.access.get(volume, "readwrite"), self.revision)
+
+    def _extents(self, body: internal.OwnExtentsRequest) -> internal.OwnExtentsReply:
+        found = [
+            internal.OwnExtent(one.id, one.generation, "good", one.length, one.sealed, not one.sealed)
+            for one in self.extents.values()
+            if one.volume == body.volume and one.id > body.after
+        ]
+        found += [
+            internal.OwnExtent(extent, generation, state, length, self.extents[extent].sealed, False)
+            for (extent, volume), (generation, state, length) in self.copies.items()
+            if volume == body.volume and extent > body.after
+        ]
+        found.sort(key=lambda one: one.extent)
+        page, rest = found[:2], found[2:]
+        return internal.OwnExtentsReply(page, page[-1].extent if rest else -1, self.revision)
+
+    # -- extents ------------------------------------------------------------------------------
+    def _open(self, body: internal.OpenExtentRequest) -> internal.OpenExtentReply:
+        self._check(body.node_id, body.epoch)
+        extent = Extent(self._next_extent, body.volume, body.node_id, body.epoch, self._bump())
+        self._next_extent += 1
+        self.extents[extent.id] = extent
+        return internal.OpenExtentReply(
+            extent.id, extent.generation, extent.revision, ExtentClass(body.class_id, "primary", ["copy"], "primary")
+        )
+
+    def _commit(self, body: internal.CommitRequest) -> internal.CommitReply:
+        extent = self.extents[body.extent]
+        if (extent.group, extent.length) == (body.group, body.new_length):
+            refused = {one.index for one in extent.refusals if one.group == body.group}
+            results = [
+                self._again(entry) if index in refused else EntryResult("committed", entry.version)
+                for index, entry in enumerate(body.entries)
+            ]
+            return internal.CommitReply(extent.revision, extent.length, results)
+        self._check(body.node_id, body.epoch)
+        if extent.sealed or extent.epoch != body.epoch or extent.revision != body.revision:
+            raise Fenced(f"extent {body.extent} is at revision {extent.revision}, sealed: {extent.sealed}")
+        assert body.old_length == extent.length, "a group does not begin where the last one ended"
+        assert body.group == extent.group + 1, "a group number was left out"
+        keys = [(entry.namespace, entry.path) for entry in body.entries]
+        assert len(set(keys)) == len(keys), "a path twice in one group"
+        results = [self._judge(entry) for entry in body.entries]
+        for entry, result in zip(body.entries, results, strict=True):
+            if result.outcome == "committed":
+                self._apply(entry)
+        noted = {(one.group, one.index) for one in body.noted}
+        assert noted <= {(one.group, one.index) for one in extent.refusals}, "noted what is not refused"
+        extent.refusals = [one for one in extent.refusals if (one.group, one.index) not in noted]
+        extent.refusals += [
+            Refusal(body.group, index) for index, result in enumerate(results) if result.outcome != "committed"
+        ]
+        extent.group, extent.length, extent.sealed = body.group, body.new_length, body.seal
+        extent.revision = self._bump()
+        return internal.CommitReply(extent.revision, extent.length, results)
+
+    def _again(self, entry: internal.CommitEntry) -> EntryResult:
+        result = self._judge(entry)
+        return result if result.outcome != "committed" else EntryResult("contended")
+
+    def _judge(self, entry: internal.CommitEntry) -> EntryResult:
+        if self.outcomes[entry.path]:
+            return self.outcomes[entry.path].popleft()
+        if entry.kind == "part":
+            return EntryResult("committed", entry.version)
+        row = self.files.get((entry.namespace, entry.path))
+        if row is not None:
+            for write_id, version in [(row.write_id, row.version), *row.recent]:
+                if write_id == entry.write_id:
+                    return EntryResult("replayed", version)
+            if entry.if_absent and not row.tombstone:
+                return EntryResult("conflict", row.version, "it exists")
+            if entry.version <= row.version:
+                return EntryResult("stale", row.version)
+        if entry.kind == "tombstone" and (row is None or row.tombstone):
+            return EntryResult("not_found")
+        return EntryResult("committed", entry.version)
+
+    def _apply(self, entry: internal.CommitEntry) -> None:
+        if entry.kind == "part":
+            self.parts[entry.upload, entry.part] = entry
+            return
+        old = self.files.get((entry.namespace, entry.path))
+        recent = [] if old is None else [(old.write_id, old.version), *old.recent][:4]
+        self.files[entry.namespace, entry.path] = Row(
+            entry.version,
+            entry.kind == "tombstone",
+            entry.size,
+            entry.digest,
+            entry.write_id,
+            entry.segment,
+            entry.header_bytes,
+            recent,
+        )
+
+    def _seal(self, body: internal.SealRequest) -> internal.SealReply:
+        self._check(body.node_id, body.epoch)
+        return self.seal(body.extent)
+
+    def seal(self, extent_id: int) -> internal.SealReply:
+        """Seal an extent at its committed length, as the leader does for a fenced node."""
+        extent = self.extents[extent_id]
+        if not extent.sealed:
+            extent.sealed = True
+            extent.revision = self._bump()
+        return internal.SealReply(extent.id, extent.generation, extent.length, extent.refusals, extent.group)
+
+    def _progress(self, body: internal.ProgressReport) -> internal.Done:
+        state: LocationState = "good" if body.finished else "copying"
+        self.copies[body.extent, body.volume] = (body.generation, state, body.length)
+        return internal.Done()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[FakeCoordinator]:
+    """A fake coordinator that listens on a free loopback port."""
+    fake = FakeCoordinator()
+    runner = web.ServerRunner(web.Server(fake.handle, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield fake
+    finally:
+        await runner.cleanup()
