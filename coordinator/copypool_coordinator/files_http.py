@@ -6,8 +6,8 @@
     PUT     by redirect to a node, before the body is read; larger files need the SDK (413 says so)
     DELETE  by a call to a node
 
-Only nodes that spoke a moment ago are named in a redirect, since plain clients do not fail over; otherwise bytes are
-streamed through here. Capabilities in URLs live for a minute and name one version or one path; query strings are
+Only nodes that answered a moment ago are named in a redirect, since plain clients do not fail over; otherwise bytes
+are streamed through here. Capabilities in URLs live for a minute and name one version or one path; query strings are
 never logged, and `Referrer-Policy` keeps them out of others' logs.
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from contextlib import aclosing
 from email.utils import formatdate
 from urllib.parse import quote
@@ -58,7 +57,6 @@ from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.conditions import byte_range, etag_of, not_modified
 from copypool_coordinator.exchange import answer, refuse
-from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
@@ -67,8 +65,6 @@ from copypool_coordinator.rows import FileFlag, NamespaceRow
 from copypool_coordinator.streaming import Reading
 
 PREFIX = "/v1/files/"
-#: A node is named in a redirect only if it spoke within this time.
-_REDIRECT_BEAT_S = 5.0
 _DELETE_ANSWER_S = 5.0
 _DELETE_LEASES = 3
 #: A client that takes nothing for this long is cut off: its stream holds a slot.
@@ -88,7 +84,6 @@ class FilesHttp:
         leasing: Leasing,
         reading: Reading,
         link: NodeLink,
-        heartbeats: Heartbeats,
         *,
         streams: int,
     ) -> None:
@@ -99,7 +94,6 @@ class FilesHttp:
         self._leasing = leasing
         self._reading = reading
         self._link = link
-        self._heartbeats = heartbeats
         self._streams_max = streams
         self._streams = 0
 
@@ -158,20 +152,17 @@ class FilesHttp:
             payload = await self._reading.small(located)
             return web.Response(body=payload[start:stop] if status == 206 else payload, status=status, headers=headers)
         if single:
-            place = self._nearest_alive(located)
+            place = await self._nearest_alive(located)
             if place is not None:
                 return self._redirect_read(located, place, headers)
         return await self._stream(request, located, start, stop, status, headers)
 
-    def _nearest_alive(self, located: Located) -> Place | None:
+    async def _nearest_alive(self, located: Located) -> Place | None:
         """The best place, if a client that cannot fail over may be sent there."""
         places = self._locator.places(located, located.segments[0])
         if not places or not places[0].reachable or not places[0].long_enough or places[0].state == "damaged":
             return None
-        age_s = self._heartbeats.age_s(places[0].node_id, time.monotonic())
-        if age_s is None or age_s > _REDIRECT_BEAT_S or places[0].node_id in self._link.suspects():
-            return None
-        return places[0]
+        return places[0] if await self._link.answers(places[0].node_id) else None
 
     def _redirect_read(self, located: Located, place: Place, headers: dict[str, str]) -> web.Response:
         segment = located.segments[0]

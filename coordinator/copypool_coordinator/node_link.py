@@ -19,7 +19,7 @@ import msgspec
 from yarl import URL
 
 from copypool.protocol.api import Empty, SegmentRef
-from copypool.protocol.errors import DigestMismatch, Unavailable, from_response
+from copypool.protocol.errors import CopypoolError, DigestMismatch, Unavailable, from_response
 from copypool.protocol.internal import Done, ReadItem, ReadManyItem, ReadManyReply, ReadManyRequest, RecordInfo
 from copypool.protocol.routes import CAPABILITY, MSGPACK
 from copypool_coordinator.batching import Batcher
@@ -33,6 +33,9 @@ CONNECT_S = 1.0
 FIRST_BYTE_S = 2.0
 STALL_S = 1.0
 SUSPECT_S = 5.0
+#: An answer this young proves that a node can be reached.
+_PROVEN_S = 0.25
+_PROBE_S = 0.5
 READ_MANY_ITEMS = 128
 READ_MANY_BYTES = 4 * 1024 * 1024
 #: The largest answer to a command.
@@ -50,6 +53,7 @@ class NodeLink:
         connector = aiohttp.TCPConnector(limit=1024, limit_per_host=64, ssl=tls if tls is not None else True)
         self.http = aiohttp.ClientSession(connector=connector, auto_decompress=False, read_bufsize=_CHUNK_BYTES)
         self._suspects: dict[int, float] = {}
+        self._answered: dict[int, float] = {}  #: node -> monotonic time of its last answer
         self._reads: dict[int, Batcher[ReadItemKey, ReadManyItem]] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._read_many = msgspec.msgpack.Decoder(ReadManyReply)
@@ -82,7 +86,22 @@ class NodeLink:
 
     def suspect(self, node_id: int) -> None:
         """The node did not answer."""
+        self._answered.pop(node_id, None)
         self._suspects[node_id] = time.monotonic() + SUSPECT_S
+
+    async def answers(self, node_id: int) -> bool:
+        """Whether the node answered within `_PROVEN_S`, or answers now: a client may be sent there."""
+        if time.monotonic() - self._answered.get(node_id, -_PROVEN_S) < _PROVEN_S:
+            return True
+        if node_id in self.suspects():
+            return False
+        try:
+            await self._exchange(
+                node_id, "GET", f"{self.url_of(node_id)}/livez", headers={}, data=None, answer_s=_PROBE_S
+            )
+        except CopypoolError as error:
+            return not isinstance(error, Unavailable)
+        return True
 
     # -- commands --------------------------------------------------------------------------------
     async def send(
@@ -162,6 +181,7 @@ class NodeLink:
                 if (response.content_length or 0) > REPLY_MAX_BYTES:
                     raise Unavailable(f"node {node_id} answers with {response.content_length} bytes")
                 content = await response.read()
+                self._answered[node_id] = time.monotonic()
                 if response.status >= 400:
                     raise from_response(response.status, content, response.content_type)
                 return content
@@ -237,7 +257,8 @@ class NodeLink:
                 yield self._chunks(response, stop - start)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             self.suspect(node_id)
-            raise Unavailable(f"node {node_id} broke off a read: {str(exc) or type(exc).__name__}") from exc
+            sent = not isinstance(exc, aiohttp.ClientConnectorError)
+            raise Unavailable(f"node {node_id} broke off a read: {str(exc) or type(exc).__name__}", sent=sent) from exc
 
     async def _chunks(self, response: aiohttp.ClientResponse, left: int) -> AsyncIterator[bytes]:
         while left > 0:

@@ -179,7 +179,7 @@ class Coordinator:
             catalog, auth, locator, leasing, reading, duties.overview, reports, body_bytes=limits.rpc_body_bytes
         )
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
-        files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, heartbeats, streams=limits.streams)
+        files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         self._catalog, self._lookups = catalog, lookups
         self._front.open({**clients.routes(), **nodes.routes()}, files)
         await catalog.announce(self.url)

@@ -179,7 +179,11 @@ class Reading:
         """This process reads for others: its failed reads are reported like a client's."""
         if isinstance(error, Overloaded):
             return
-        reason: Literal["checksum", "error"] = "checksum" if isinstance(error, DigestMismatch) else "error"
+        reason: Literal["checksum", "error", "refused", "timeout"] = "error"
+        if isinstance(error, DigestMismatch):
+            reason = "checksum"
+        elif "sent" in error.details:
+            reason = "timeout" if error.details["sent"] else "refused"
         self._reports.add([ReadReport(segment.extent, place.volume, place.node_id, reason, 1)])
 
     async def _pieces(
