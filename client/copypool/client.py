@@ -18,6 +18,7 @@ from typing import Literal, Self
 from copypool.batches import BatchWriter, PathContent, in_chunks
 from copypool.bodies import Content
 from copypool.coordinators import Coordinators
+from copypool.deleting import delete_listed
 from copypool.profile import Profile, find_profile, load_profile
 from copypool.protocol.api import (
     LIST_MAX,
@@ -216,6 +217,13 @@ class Client:
             check_name(namespace, "namespace"), check_path(path), deadline_s=self._write_deadline_s
         )
         return FileVersion.of(namespace, receipt)
+
+    async def delete_tree(self, namespace: str, prefix: str, *, keep_going: bool = False) -> BulkResult:
+        """Delete every file below `prefix/` (the whole namespace for ""); each is durably gone once counted."""
+        entries = self.list(namespace, folder_prefix(check_prefix(prefix)))
+        return await delete_listed(
+            self._writer, namespace, entries, keep_going=keep_going, deadline_s=self._write_deadline_s
+        )
 
     def _batch_writer(
         self, namespace: str, if_absent: bool, keep_going: bool, progress: Progress | None

@@ -179,6 +179,10 @@ class Client:
         """Delete one file."""
         return self._loop.run(self._client.delete(namespace, path))
 
+    def delete_tree(self, namespace: str, prefix: str, *, keep_going: bool = False) -> BulkResult:
+        """Delete every file below `prefix/`."""
+        return self._loop.run(self._client.delete_tree(namespace, prefix, keep_going=keep_going))
+
     def get(self, namespace: str, path: str, *, start: int = 0, stop: int | None = None, version: int = 0) -> bytes:
         """The bytes [start, stop) of a file."""
         return self._loop.run(self._client.get(namespace, path, start=start, stop=stop, version=version))

@@ -1,0 +1,1 @@
+"""The command line tool `copypool`: thin commands over the SDK."""
