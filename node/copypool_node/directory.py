@@ -109,11 +109,12 @@ def _read_label(disk: Disk, path: str, wanted: Label, create: bool) -> Label:
 def _make_directories(disk: Disk, path: str) -> None:
     """All directories, the probe file and their names, durable; what is there stays."""
     extents = f"{path}/{EXTENTS_DIRECTORY}"
-    made = disk.make_directory(extents)
+    disk.make_directory(extents)
+    there = set(disk.list_names(extents))
     for number in range(256):
-        made = disk.make_directory(f"{extents}/{number:02x}") or made
-    if made:
-        disk.sync_directory(extents)
+        if f"{number:02x}" not in there:
+            disk.make_directory(f"{extents}/{number:02x}")
+    disk.sync_directory(extents)  # also when all were there: who made them may have died before this
     if PROBE_FILE not in disk.list_names(path):
         disk.close(disk.create(f"{path}/{PROBE_FILE}"))
     disk.sync_directory(path)

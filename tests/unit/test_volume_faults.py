@@ -102,6 +102,13 @@ def fresh_directory(path: Path) -> Path:
     return path
 
 
+def make_empty(path: Path) -> None:
+    """As a new volume, but for the directories, which take the longest to make."""
+    (path / "label").unlink()
+    for file in path.glob("extents/??/*"):
+        file.unlink()
+
+
 async def count_changes(path: Path) -> int:
     """Changing calls of a whole story without faults, on a volume that was opened before; its opening included."""
     await (await open_volume(path)).close()
@@ -116,9 +123,10 @@ async def count_changes(path: Path) -> int:
 async def test_whichever_call_fails_every_promise_is_kept(tmp_path: Path, error: int) -> None:
     """SQLite's way: fail the Nth changing call for every N, cut the power, reopen, check."""
     total = await count_changes(fresh_directory(tmp_path / "dry"))
-    assert total > 25
+    assert 25 < total < 100
+    path = tmp_path / "dry"
     for nth in range(1, total + 1):
-        path = fresh_directory(tmp_path / f"n{nth}")
+        make_empty(path)
         await (await open_volume(path)).close()
         disk = FaultyDisk()
         disk.fail("change", nth, error)
