@@ -7,6 +7,7 @@ idempotent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,7 +36,8 @@ class Policy:
     decision_life_ms: int = 3_600_000  #: an older decision to take a location away is made anew
     drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
     pulls_per_volume: int = 16  #: unfinished pulls that a destination volume is told of
-    verifies_per_volume: int = 2
+    verifies_per_volume: int = 2  #: routine ones that a volume is told of
+    urgent_verifies_per_volume: int = 16  #: those that a drop waits for
     scrub_bytes_per_s: int = 32 * 1024 * 1024  #: per volume, for locations that have been verified before
 
     @property
@@ -144,6 +146,23 @@ class Facts:
     choose: Chooser
     brake: str = ""  #: why nothing that is merely away may be rebuilt, or ""
     standings: dict[int, Standing] = field(default_factory=dict)
+    #: Pulls and verifies that this pass asks for, by volume: they are not in `memory` before they are performed.
+    pulls_asked: Counter[int] = field(default_factory=Counter)
+    verifies_asked: Counter[int] = field(default_factory=Counter)
+
+    def may_pull(self, volume: int) -> bool:
+        """Whether another location on this volume may begin to pull; counts it if so."""
+        if len(self.memory.pulling.get(volume, ())) + self.pulls_asked[volume] >= self.policy.pulls_per_volume:
+            return False
+        self.pulls_asked[volume] += 1
+        return True
+
+    def may_verify(self, volume: int, limit: int) -> bool:
+        """Whether another location on this volume may be read back beside fewer than `limit`; counts it if so."""
+        if len(self.memory.verifying.get(volume, ())) + self.verifies_asked[volume] >= limit:
+            return False
+        self.verifies_asked[volume] += 1
+        return True
 
     def committed(self, extent: int, row: ExtentRow) -> int | None:
         """The committed length; None for an open extent that was not sampled yet."""

@@ -32,7 +32,6 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         ]
     due.sort(key=lambda item: item[:2])
     actions: list[Action] = []
-    started: dict[int, int] = {}
     for _, extent, row, location in due:
         key = LocationKey(extent, location.volume, location.generation)
         place = facts.places.get(location.volume)
@@ -42,10 +41,8 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         first = location.verified_ms == 0
         if not first and now_ms < facts.memory.scrub_from_ms.get(location.volume, 0):
             continue
-        busy = len(facts.memory.verifying.get(location.volume, ())) + started.get(location.volume, 0)
-        if busy >= facts.policy.verifies_per_volume or (not first and busy):
+        if not facts.may_verify(location.volume, facts.policy.verifies_per_volume if first else 1):
             continue
-        started[location.volume] = started.get(location.volume, 0) + 1
         why = "it was not read back yet" if first else "its last reading is a scrub period old"
         actions.append(Verify(key, place.node, session.mod_revision, row.length, True, not first, why))
     return actions

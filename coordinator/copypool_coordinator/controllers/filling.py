@@ -97,7 +97,7 @@ def _reserve(
     volume = facts.choose(row, pool.pool)
     if volume is None and damaged is not None and damaged[1].writable:
         volume = damaged[0].volume
-    if volume is None or len(facts.memory.pulling.get(volume, ())) >= facts.policy.pulls_per_volume:
+    if volume is None or not facts.may_pull(volume):
         return []
     cause = None if damaged is None else LocationKey(extent, damaged[0].volume, damaged[0].generation)
     if damaged is not None:
@@ -145,8 +145,7 @@ def pull(
         return None
     told = memory.pulls.get(key)
     if told is None:
-        busy = memory.pulling.get(location.volume, set())
-        if extent not in busy and len(busy) >= policy.pulls_per_volume:
+        if extent not in memory.pulling.get(location.volume, ()) and not facts.may_pull(location.volume):
             return None
     elif told.epoch == session.mod_revision and now_ms - told.at_ms < policy.repeat_ms:
         news = (sealed and not told.sealed) or (up_to > told.up_to and now_ms - told.at_ms >= policy.follow_ms)

@@ -146,6 +146,8 @@ def _verify_survivors(
             asked = facts.memory.verifies.get(key)
             if key == leaving or survivor.verified_ms >= decided_ms or session is None or asked is not None:
                 continue
+            if not facts.may_verify(survivor.volume, facts.policy.urgent_verifies_per_volume):
+                continue
             found.append(
                 Verify(
                     key, place.node, session.mod_revision, standing.committed, True, False, "another location may go"

@@ -1,0 +1,297 @@
+"""A cluster without I/O for the controllers' plans: rows in a real view, obedient nodes, a clock turned by hand.
+
+It does to the rows what the catalog's transactions and the nodes' reports would do, one action at a time, so that a
+test can stop after any of them. Every change checks the invariants that no plan may break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from copypool.protocol.api import AccessMode, LocationState, PoolType
+from copypool_coordinator import keys, locations, rows
+from copypool_coordinator.controllers import audit, copy, health, repair
+from copypool_coordinator.controllers.actions import (
+    Action,
+    BeginDrop,
+    Decide,
+    FinishDrop,
+    MarkAway,
+    MarkReturned,
+    Pull,
+    Reserve,
+    SealExtent,
+    Verify,
+)
+from copypool_coordinator.etcd import Changed, KeyValue
+from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, Told, brake, places
+from copypool_coordinator.protection import may_leave, reach, wanted_total
+from copypool_coordinator.rows import (
+    FORMAT,
+    ClassRow,
+    ExtentRow,
+    Location,
+    NodeRow,
+    OpenRow,
+    PoolRow,
+    Row,
+    SessionRow,
+    VolumeRow,
+)
+from copypool_coordinator.view import ClusterView
+
+MIB = 1024 * 1024
+PRIMARY, COPY = 1, 2
+CLASS = 1
+
+
+class ToyCluster:
+    """Nodes are numbered from 1; node N has volume N, in the primary or the copy pool."""
+
+    def __init__(self, primary_nodes: int = 2, copy_nodes: int = 2, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy(grace_ms=60_000)
+        self.now_ms = 1_000_000
+        self.view = ClusterView()
+        self.view.ready = True
+        self.memory = Memory()
+        self.opened: dict[int, OpenRow] = {}
+        self.bytes_on: dict[LocationKey, int] = {}  #: what is on the disks, whatever the rows say
+        self.history: list[Action] = []
+        self.checks: list[Callable[[], None]] = []
+        self._revision = 0
+        self.put(keys.named(keys.POOL, "primary"), PoolRow(FORMAT, PRIMARY, "primary"))
+        self.put(keys.named(keys.POOL, "copy"), PoolRow(FORMAT, COPY, "copy"))
+        self.put(keys.named(keys.CLASS, "default"), ClassRow(FORMAT, CLASS, PRIMARY, [COPY], "primary"))
+        for node in range(1, primary_nodes + copy_nodes + 1):
+            self.add_node(node, "primary" if node <= primary_nodes else "copy")
+
+    # -- rows ----------------------------------------------------------------------------------
+    def put(self, key: bytes, row: Row) -> int:
+        """Write a row as a transaction would; its revision."""
+        self._revision += 1
+        kv = KeyValue(key, rows.encode(row), self._revision, self._revision, 1, 0)
+        self.view.apply(Changed(self._revision, [kv], []))
+        return self._revision
+
+    def delete(self, key: bytes) -> None:
+        """Delete a row."""
+        self._revision += 1
+        self.view.apply(Changed(self._revision, [], [key]))
+
+    def row(self, extent: int) -> ExtentRow:
+        """The extent's row."""
+        return self.view.extents[extent].row
+
+    def location(self, extent: int, volume: int) -> Location:
+        """The newest location of the extent on a volume."""
+        return max(
+            (each for each in self.row(extent).locations if each.volume == volume), key=lambda each: each.generation
+        )
+
+    def put_extent(self, extent: int, row: ExtentRow) -> None:
+        """Write an extent's row, and check what must hold after every write."""
+        self.put(keys.extent(extent), row)
+
+    # -- nodes ---------------------------------------------------------------------------------
+    def add_node(self, node: int, pool_type: PoolType) -> None:
+        """A new node with one volume and a session."""
+        name = f"node{node}"
+        self.put(keys.named(keys.NODE, name), NodeRow(FORMAT, node, b"", f"http://{name}", f"zone{node}", name))
+        pool = PRIMARY if pool_type == "primary" else COPY
+        self.put(keys.named(keys.VOLUME, f"volume{node}"), VolumeRow(FORMAT, node, b"", pool, node, 1, "readwrite"))
+        self.up(node)
+
+    def up(self, node: int) -> int:
+        """Start a session; its epoch."""
+        return self.put(keys.session(node), SessionRow(FORMAT, 1, b"", f"http://node{node}", self.now_ms))
+
+    def down(self, node: int) -> None:
+        """The session ends."""
+        self.delete(keys.session(node))
+
+    def set_access(self, node: int, access: AccessMode) -> None:
+        """An operator's word about the node's volume."""
+        row = self.view.volumes[f"volume{node}"].row
+        self.put(
+            keys.named(keys.VOLUME, f"volume{node}"),
+            VolumeRow(FORMAT, row.id, row.uuid, row.pool, row.node, row.epoch, access),
+        )
+
+    # -- extents -------------------------------------------------------------------------------
+    def open_extent(self, extent: int, writer: int, length: int) -> None:
+        """An open extent with this committed length."""
+        epoch = self.view.sessions[writer].mod_revision
+        row, opened = locations.opened(CLASS, writer, writer, epoch, self.now_ms)
+        self.opened[extent] = opened
+        self.put_extent(extent, row)
+        self.write(extent, length)
+
+    def write(self, extent: int, length: int) -> None:
+        """Commit up to this length."""
+        before = self.opened[extent]
+        self.opened[extent] = OpenRow(
+            FORMAT, length, before.group + 1, length // 1000, length, before.uncopied_since_ms or self.now_ms
+        )
+        self.bytes_on[LocationKey(extent, self.row(extent).writer_volume, 1)] = length
+
+    def seal(self, extent: int) -> None:
+        """The extent ends at its committed length."""
+        opened = self.opened.pop(extent)
+        self.put_extent(extent, locations.sealed(self.row(extent), opened, self.now_ms))
+
+    def committed(self, extent: int) -> int:
+        """The committed length."""
+        row = self.row(extent)
+        return self.opened[extent].length if row.open else row.length
+
+    def mark(self, extent: int, volume: int, state: LocationState) -> None:
+        """A node's own verdict on a location."""
+        location = self.location(extent, volume)
+        self.put_extent(extent, locations.marked(self.row(extent), location, state, "found bad", self.now_ms))
+
+    # -- planning and performing ---------------------------------------------------------------
+    def facts(self) -> Facts:
+        """What a pass goes by now."""
+        return Facts(
+            policy=self.policy,
+            places=places(self.view),
+            opened=dict(self.opened),
+            memory=self.memory,
+            choose=self._choose,
+            brake=brake(self.view, self.policy, None, 0, self.now_ms),
+        )
+
+    def _choose(self, row: ExtentRow, pool: int) -> int | None:
+        known = places(self.view)
+        taken = {known[each.volume].node for each in row.locations if not known[each.volume].destroyed}
+        free = [
+            each.volume for each in known.values() if each.pool == pool and each.writable and each.node not in taken
+        ]
+        return min(free, default=None)
+
+    def plan(self, extents: Iterable[int] | None = None) -> list[Action]:
+        """What the controllers ask for now."""
+        facts = self.facts()
+        chosen = list(self.view.extents if extents is None else extents)
+        for extent in chosen:
+            entry = self.view.extents.get(extent)
+            self.memory.settle(extent, None if entry is None else entry.row, self.policy, self.now_ms)
+        return [
+            *health.plan(self.view, facts),
+            *copy.plan(self.view, facts, self.now_ms, chosen),
+            *repair.plan(self.view, facts, self.now_ms, chosen),
+            *audit.plan(self.view, facts, self.now_ms, chosen),
+        ]
+
+    def perform(self, action: Action) -> None:
+        """Do one action as the catalog and obedient nodes would."""
+        self.history.append(action)
+        match action:
+            case MarkAway(node) | MarkReturned(node):
+                away_ms = self.now_ms if isinstance(action, MarkAway) else 0
+                before = self.view.nodes_by_id[node].row
+                after = NodeRow(FORMAT, before.id, b"", before.url, before.zone, before.host, away_ms)
+                self.put(keys.named(keys.NODE, f"node{node}"), after)
+            case SealExtent(extent):
+                if self.row(extent).open:
+                    self.seal(extent)
+            case Reserve(extent, volume):
+                reserved = locations.reserved(self.row(extent), volume, self.now_ms)
+                if reserved is not None:
+                    self.put_extent(extent, reserved[0])
+            case Pull():
+                self._pull(action)
+            case Verify():
+                self._verify(action)
+            case Decide(key):
+                self.memory.note_decided(key, self.now_ms)
+            case BeginDrop(key):
+                self._begin_drop(key)
+            case FinishDrop(key):
+                self.bytes_on.pop(key, None)
+                row = self.row(key.extent)
+                location = locations.find(row, key.volume, key.generation)
+                assert location is not None
+                assert location.state == "dropping"
+                self.put_extent(key.extent, locations.without_location(row, location))
+        for check in self.checks:
+            check()
+
+    def _pull(self, action: Pull) -> None:
+        key = action.location
+        row = self.row(key.extent)
+        location = locations.find(row, key.volume, key.generation)
+        assert location is not None, "a pull into a location that was never reserved"
+        assert self.view.node_up(action.node)
+        self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed))
+        best = max((source.length for source in action.sources), default=0)
+        length = max(location.length, min(action.up_to, best))
+        self.bytes_on[key] = length
+        self.put_extent(
+            key.extent,
+            locations.progressed(
+                row,
+                location,
+                length,
+                length // 1000,
+                finished=length == action.up_to,
+                verified=action.sealed and length == action.up_to,
+                now_ms=self.now_ms,
+            ),
+        )
+
+    def _verify(self, action: Verify) -> None:
+        key = action.location
+        row = self.row(key.extent)
+        location = locations.find(row, key.volume, key.generation)
+        assert location is not None
+        self.memory.note_verify(key, Told(self.now_ms, action.epoch, action.length, action.sealed))
+        self.put_extent(key.extent, locations.verified(row, location, action.length, b"digest", self.now_ms))
+
+    def _begin_drop(self, key: LocationKey) -> None:
+        row = self.row(key.extent)
+        location = locations.find(row, key.volume, key.generation)
+        known = places(self.view)
+        extent_class = self.view.classes[row.class_id].row
+        assert location is not None
+        if may_leave(
+            row,
+            location,
+            self.committed(key.extent),
+            lambda other: known[other.volume].counted,
+            wanted_total(extent_class),
+            self.memory.decided[key],
+        ):
+            new = locations.marked(row, location, "missing", "", self.now_ms)
+            dropping = locations.find(new, key.volume, key.generation)
+            assert dropping is not None
+            dropping.state = "dropping"
+            dropping.changed_ms = self.now_ms
+            self.put_extent(key.extent, new)
+
+    def settle(self, rounds: int = 20, step_ms: int = 100) -> None:
+        """Plan and perform until nothing is left to do, or fail."""
+        for _ in range(rounds):
+            actions = self.plan()
+            if not actions:
+                return
+            for action in actions:
+                self.perform(action)
+            self.now_ms += step_ms
+        raise AssertionError(f"still busy after {rounds} rounds: {actions}")
+
+    def wait(self, ms: int) -> None:
+        """Time goes by."""
+        self.now_ms += ms
+
+    # -- what must always hold -------------------------------------------------------------------
+    def good_reach(self, extent: int) -> int:
+        """How far the best good location reaches, wherever it is, as the row says."""
+        row = self.row(extent)
+        return max(
+            (reach(row, each, self.committed(extent)) for each in row.locations if each.state == "good"), default=0
+        )
+
+    def held(self, extent: int) -> int:
+        """How many of the extent's bytes are on some disk."""
+        return max((length for key, length in self.bytes_on.items() if key.extent == extent), default=0)
