@@ -225,7 +225,7 @@ class ClientApi:
     def _segment_info(self, located: Located, segment: api.SegmentRef) -> api.SegmentInfo:
         extent = located.extents[segment.extent]
         infos = []
-        for place, location, held in routing.describe(self._view, extent, segment, located.opened):
+        for location in extent.locations:
             volume = self._view.volumes_by_id.get(location.volume)
             if volume is None:
                 continue
@@ -238,9 +238,9 @@ class ClientApi:
                     volume=volume.name,
                     node=node.name,
                     offset=segment.offset,
-                    length=held,
+                    length=routing.held_bytes(segment, routing.reach_of(location, extent)),
                     state=location.state,
-                    reachable=place is not None and place.reachable,
+                    reachable=self._view.volume_reachable(location.volume),
                     verified_unix_s=location.verified_ms / 1000 if location.verified_ms else None,
                 )
             )

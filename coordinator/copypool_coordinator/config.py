@@ -63,9 +63,9 @@ class BootstrapSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of memory and concurrency."""
 
-    lookup_txns: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4  #: directory transactions in flight
+    lookup_txns: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  #: directory transactions in flight
     lookup_queue: Annotated[int, msgspec.Meta(ge=1)] = 8192  #: lookups waiting for one; more is `Overloaded`
-    node_reads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4  #: read-many calls in flight per node
+    node_reads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  #: read-many calls in flight per node
     node_read_queue: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: small reads waiting per node
     #: large files streamed through this process at once; each holds about 1 MiB
     streams: Annotated[int, msgspec.Meta(ge=1)] = 64

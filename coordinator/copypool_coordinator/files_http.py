@@ -60,7 +60,7 @@ from copypool_coordinator.exchange import answer, refuse
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
-from copypool_coordinator.routing import Place
+from copypool_coordinator.routing import Place, end_of
 from copypool_coordinator.rows import FileFlag, NamespaceRow
 from copypool_coordinator.streaming import Reading
 
@@ -159,8 +159,9 @@ class FilesHttp:
 
     async def _nearest_alive(self, located: Located) -> Place | None:
         """The best place, if a client that cannot fail over may be sent there."""
-        places = self._locator.places(located, located.segments[0])
-        if not places or not places[0].reachable or not places[0].long_enough or places[0].state == "damaged":
+        (segment,) = located.segments
+        places = self._locator.places(located, segment)
+        if not places or not places[0].reachable or places[0].reach < end_of(segment) or places[0].state == "damaged":
             return None
         return places[0] if await self._link.answers(places[0].node_id) else None
 

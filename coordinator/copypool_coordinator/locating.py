@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from copypool.protocol.api import FileEntry, SegmentPlan, SegmentRef, Source
 from copypool.protocol.digests import format_digest
@@ -25,6 +26,9 @@ from copypool_coordinator.rows import ExtentRow, FileFlag, FileRow, NamespaceRow
 
 _FACT_TRIES = 3
 _FACTS_TIMEOUT_S = 2.0
+#: Ranks are used again this long, unless the view changes: queues and suspicions grow old.
+_RANKED_S = 0.1
+_RANKED_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,15 @@ class Located:
     segments: Sequence[SegmentRef]
     extents: Mapping[int, ExtentRow]
     opened: Mapping[int, OpenRow]
+
+
+class _Ranked(NamedTuple):
+    """Places of an extent as ranked a moment ago."""
+
+    extent: ExtentRow
+    revision: int  #: of the view
+    until_s: float
+    places: list[Place]
 
 
 class Locator:
@@ -52,6 +65,8 @@ class Locator:
         self._link = link
         self._mint = mint
         self._zone = zone
+        self._ranked: dict[int, _Ranked] = {}
+        link.on_suspect = self._ranked.clear
 
     def namespace(self, name: str) -> NamespaceRow:
         """The live namespace of this name; `NotFound` otherwise."""
@@ -141,13 +156,29 @@ class Locator:
         extent = located.extents.get(segment.extent)
         if extent is None:
             return []
-        return routing.order(
+        if avoid_nodes or (zone is not None and zone != self._zone):
+            return routing.sources(self._rank(extent, avoid_nodes, zone or ""), segment)
+        known = self._ranked.get(segment.extent)
+        now_s = time.monotonic()
+        if (
+            known is None
+            or known.extent is not extent
+            or known.revision != self._view.revision
+            or now_s >= known.until_s
+        ):
+            if len(self._ranked) >= _RANKED_MAX:
+                self._ranked.clear()
+            ranked = self._rank(extent, (), self._zone)
+            known = _Ranked(extent, self._view.revision, now_s + _RANKED_S, ranked)
+            self._ranked[segment.extent] = known
+        return routing.sources(known.places, segment)
+
+    def _rank(self, extent: ExtentRow, avoid_nodes: Collection[int], zone: str) -> list[Place]:
+        return routing.rank(
             self._view,
             self._heartbeats.loads(time.monotonic()),
             extent,
-            segment,
-            opened=located.opened.get(segment.extent),
-            zone=self._zone if zone is None else zone,
+            zone=zone,
             avoid_nodes=avoid_nodes,
             suspects=self._link.suspects(),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -53,6 +53,7 @@ class NodeLink:
         connector = aiohttp.TCPConnector(limit=1024, limit_per_host=64, ssl=tls if tls is not None else True)
         self.http = aiohttp.ClientSession(connector=connector, auto_decompress=False, read_bufsize=_CHUNK_BYTES)
         self._suspects: dict[int, float] = {}
+        self.on_suspect: Callable[[], None] = _nothing  #: called whenever a node becomes a suspect
         self._answered: dict[int, float] = {}  #: node -> monotonic time of its last answer
         self._reads: dict[int, Batcher[ReadItemKey, ReadManyItem]] = {}
         self._encoder = msgspec.msgpack.Encoder()
@@ -87,6 +88,7 @@ class NodeLink:
     def suspect(self, node_id: int) -> None:
         """The node did not answer."""
         self._answered.pop(node_id, None)
+        self.on_suspect()
         self._suspects[node_id] = time.monotonic() + SUSPECT_S
 
     async def answers(self, node_id: int) -> bool:
@@ -273,6 +275,10 @@ class NodeLink:
 
 
 ReadItemKey = tuple[int, int, int]  #: extent, offset, length
+
+
+def _nothing() -> None:
+    """Nobody listens."""
 
 
 def _length_of(key: ReadItemKey) -> int:

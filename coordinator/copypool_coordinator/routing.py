@@ -2,10 +2,11 @@
 
 The order, from the most to the least important:
 
-1. the location reaches the end of the segment and nothing is known against it;
-2. its node can be reached, and the caller has not just failed there;
-3. `good` before `copying` (whose bytes up to its length are verified as well), before `dropping`;
-4. the reader's zone; the shorter queue; the primary pool.
+1. the location reaches the end of the segment;
+2. nothing is known against its bytes;
+3. its node can be reached, and the caller has not just failed there;
+4. `good` before `copying` (whose bytes up to its length are verified as well), before `dropping`;
+5. the reader's zone; the shorter queue; the primary pool.
 
 Places that are away or `damaged` come last and are never left out: bytes are checked on their way, so trying costs
 time at worst, and a block that passes its checksum is right wherever it comes from. Only `offsite` volumes, which no
@@ -14,18 +15,22 @@ node has, are left out. Locations too short for the segment stand at the very en
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from copypool.protocol.api import LocationState, PoolType, SegmentRef
 from copypool.protocol.stripes import FULL_STRIDE_BYTES, STRIPE_BYTES, prelude_bytes, stored_bytes
 from copypool_coordinator.heartbeats import Loads
-from copypool_coordinator.rows import ExtentRow, FileFlag, FileRow, Location, OpenRow
+from copypool_coordinator.rows import ExtentRow, FileFlag, FileRow, Location
 from copypool_coordinator.view import ClusterView
 
 _STATE_RANK: dict[LocationState, int] = {"good": 0, "copying": 1, "dropping": 2, "damaged": 3, "missing": 4}
 #: Queues shorter than this are equally short.
 _QUEUE_STEP_BYTES = 8 * 1024 * 1024
+
+
+#: Reach of the writer of an open extent, whose length only `o/` knows: see `reach_of`.
+UNBOUNDED = 1 << 62
 
 
 class Place(NamedTuple):
@@ -40,9 +45,7 @@ class Place(NamedTuple):
     pool_type: PoolType
     state: LocationState
     reachable: bool
-    long_enough: bool
-    verified_ms: int
-    length: int  #: file offset up to which this location is known to hold the extent
+    reach: int  #: extent offset up to which the location holds every committed byte
 
 
 def end_of(segment: SegmentRef) -> int:
@@ -57,14 +60,14 @@ def segments_of(row: FileRow) -> Sequence[SegmentRef]:
     return (row.record,)
 
 
-def length_of(location: Location, extent: ExtentRow, opened: OpenRow | None, at_least: int) -> int:
+def reach_of(location: Location, extent: ExtentRow) -> int:
     """How far this location reaches.
 
-    The writer of an open extent has its length in `o/`, which is not watched; but a row that names a segment was
-    committed together with `o/`, so the writer reaches `at_least` the end of that segment.
+    The writer of an open extent has its length in `o/`, which is not watched. But a row that names a segment was
+    committed together with `o/`: whatever was committed, the writer holds.
     """
     if extent.open and location.volume == extent.writer_volume and location.state != "copying":
-        return max(location.length, opened.length if opened is not None else at_least)
+        return UNBOUNDED
     return location.length
 
 
@@ -76,54 +79,64 @@ def knows_enough(extent: ExtentRow | None, segment: SegmentRef) -> bool:
     if extent is None:
         return False
     end = end_of(segment)
-    return any(length_of(location, extent, None, end) >= end for location in extent.locations)
+    for location in extent.locations:  # noqa: SIM110 - a generator costs more than the loop, on every lookup
+        if reach_of(location, extent) >= end:
+            return True
+    return False
 
 
-def order(
+def rank(
     view: ClusterView,
     loads: Loads,
     extent: ExtentRow,
-    segment: SegmentRef,
     *,
-    opened: OpenRow | None = None,
     zone: str = "",
     avoid_nodes: Collection[int] = (),
     suspects: Collection[int] = (),
 ) -> list[Place]:
-    """Every place that may have the segment, best first; empty only when no location exists or all are offsite.
+    """Every place that has something of the extent, best first, whatever its length.
 
-    `avoid_nodes` failed the caller a moment ago, `suspects` failed this coordinator.
+    `avoid_nodes` failed the caller a moment ago, `suspects` failed this coordinator. Offsite volumes are left out.
     """
-    end = end_of(segment)
     ranked: list[tuple[tuple[int, ...], Place]] = []
     for location in extent.locations:
-        place = _place(view, location, length_of(location, extent, opened, end), end)
+        place = _place(view, location, extent)
         if place is None:
             continue
         node = view.nodes_by_id.get(place.node_id)
-        shunned = place.node_id in avoid_nodes or place.node_id in suspects
         load = loads.get(place.volume_id)
-        rank = (
-            not place.long_enough,
+        order = (
             place.state in ("damaged", "missing"),
             not place.reachable,
-            shunned,
+            place.node_id in avoid_nodes or place.node_id in suspects,
             _STATE_RANK[place.state],
             bool(zone) and (node is None or node.row.zone != zone),
             0 if load is None else load.report.queued_bytes // _QUEUE_STEP_BYTES,
             place.pool_type != "primary",
             place.volume_id,
         )
-        ranked.append((rank, place))
-    ranked.sort(key=_rank)
+        ranked.append((order, place))
+    ranked.sort(key=_first)
     return [place for _, place in ranked]
 
 
-def _rank(item: tuple[tuple[int, ...], Place]) -> tuple[int, ...]:
+def _first(item: tuple[tuple[int, ...], Place]) -> tuple[int, ...]:
     return item[0]
 
 
-def _place(view: ClusterView, location: Location, length: int, end: int) -> Place | None:
+def sources(ranked: Sequence[Place], segment: SegmentRef) -> list[Place]:
+    """The places of a segment, best first: ranked ones that reach its end, then the others.
+
+    Empty only when the extent has no location, or offsite ones alone.
+    """
+    end = end_of(segment)
+    reaching = [place for place in ranked if place.reach >= end]
+    if len(reaching) == len(ranked):
+        return reaching
+    return reaching + [place for place in ranked if place.reach < end]
+
+
+def _place(view: ClusterView, location: Location, extent: ExtentRow) -> Place | None:
     """The location as a place; None when nobody could go there."""
     volume = view.volumes_by_id.get(location.volume)
     if volume is None or volume.row.access == "offsite":
@@ -143,22 +156,8 @@ def _place(view: ClusterView, location: Location, length: int, end: int) -> Plac
         pool_type=pool.row.type,
         state=location.state,
         reachable=view.volume_reachable(volume.row.id),
-        long_enough=length >= end,
-        verified_ms=location.verified_ms,
-        length=length,
+        reach=reach_of(location, extent),
     )
-
-
-def describe(
-    view: ClusterView, extent: ExtentRow, segment: SegmentRef, opened: Mapping[int, OpenRow]
-) -> list[tuple[Place | None, Location, int]]:
-    """Every location of a segment's extent, offsite ones too, and how many of the segment's payload bytes it holds."""
-    end = end_of(segment)
-    found = []
-    for location in extent.locations:
-        length = length_of(location, extent, opened.get(segment.extent), end)
-        found.append((_place(view, location, length, end), location, held_bytes(segment, length)))
-    return found
 
 
 def held_bytes(segment: SegmentRef, length: int) -> int:
