@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from copypool import Client
+from copypool.protocol import routes
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound, Unauthorized
 from kit.cluster import RealCluster, until
 from kit.workload import NAMESPACE
@@ -116,7 +117,9 @@ async def test_nobody_gets_anything_without_credentials(
     process = cluster.plan.process(f"{kind}1")
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, process.url + path, data=b"", allow_redirects=False) as response,
+        session.request(
+            method, process.url + path, data=b"", headers={routes.WRITE_ID: "0" * 16}, allow_redirects=False
+        ) as response,
     ):
         assert response.status in (401, 403)
         assert (await response.json())["code"] in ("unauthorized", "forbidden")

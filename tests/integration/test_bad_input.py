@@ -32,7 +32,7 @@ async def write_lease(cluster: RealCluster, session: aiohttp.ClientSession) -> W
             "Accept": routes.MSGPACK,
         },
     ) as response:
-        assert response.status == 200, await response.text()
+        assert response.status == 200, await response.read()
         return msgspec.msgpack.decode(await response.read(), type=LeaseReply).leases[0]
 
 

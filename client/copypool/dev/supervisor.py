@@ -24,8 +24,8 @@ import msgspec
 
 from copypool.dev import processes, settings
 from copypool.dev.etcd_binary import EtcdBinary, find_etcd
-from copypool.dev.layout import HOST, Cluster, Layout, Process, Sizes, Tuning, plan
-from copypool.dev.probes import counter, unready
+from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process, Sizes, Tuning, plan
+from copypool.dev.probes import counter, unplaceable, unready
 from copypool.protocol import errors
 from copypool.protocol.tokens import new_token
 
@@ -129,7 +129,8 @@ class Supervisor:
     ) -> Cluster:
         """Make the cluster if there is none, start what does not run, and wait until all of it serves.
 
-        When it returns, every process is ready, the namespace `default` exists and the client profile is written.
+        When it returns, every process is ready, a write to the namespace `default` has a place through any
+        coordinator, and the client profile is written.
         `Conflict` when sizes are given that are not the cluster's; `Unavailable` names what did not become ready
         (what was started is left running, to be looked at or tried again).
         """
@@ -154,6 +155,7 @@ class Supervisor:
                 for process in batch:
                     self._start(process)
                 self._wait_ready(batch, deadline)
+            self._wait_placeable(cluster.of("coordinator"), deadline)
         return cluster
 
     def down(self, wipe: bool = False, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -244,9 +246,17 @@ class Supervisor:
         _write(self.layout.pid_file(process.name), f"{pid}\n")
 
     def _wait_ready(self, waiting: list[Process], deadline: float) -> None:
+        self._wait(waiting, unready, deadline)
+
+    def _wait_placeable(self, coordinators: list[Process], deadline: float) -> None:
+        """Wait until every coordinator has heard of the nodes: then a write through any of them has a place."""
+        token = self.layout.admin_token.read_text().strip()
+        self._wait(coordinators, lambda process: unplaceable(process, NAMESPACE, token), deadline)
+
+    def _wait(self, waiting: list[Process], reason_of: Callable[[Process], str], deadline: float) -> None:
         said = ""
         while True:
-            reasons = {process.name: reason for process in waiting if (reason := unready(process))}
+            reasons = {process.name: reason for process in waiting if (reason := reason_of(process))}
             if not reasons:
                 return
             for name in reasons:
