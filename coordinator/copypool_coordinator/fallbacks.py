@@ -97,12 +97,17 @@ class Fallbacks:
                 continue
             row = extent.row
             sealed = not row.open and location.length >= row.length
+            length = row.length if sealed else location.length
+            if row.open and location.volume == row.writer_volume:
+                # The writer's own length stands in the commit row alone.
+                opened = (await self._catalog.read_open([fault.extent])).get(fault.extent)
+                length = opened.row.length if opened is not None else 0
             command = VerifyCommand(
                 self._view.leader.create_revision,
                 fault.extent,
                 key.volume,
                 key.generation,
-                row.length if sealed else location.length,
+                length,
                 sealed,
                 entry.id,
             )
