@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import SegmentRef
-from copypool.protocol.errors import CopypoolError, Unavailable
+from copypool.protocol.errors import CopypoolError, Forbidden, Unavailable
 from copypool.protocol.internal import (
     Done,
     InventoryReport,
@@ -69,7 +69,8 @@ class VolumeKeeper:
         rows, revision = await self._rows(volume, epoch)
         self._adopt(volume, rows)
         for row in rows:
-            if row.writer and not row.sealed:
+            file = volume.disk.get(row.extent, row.generation)
+            if (row.writer and not row.sealed) or (row.sealed and file is not None and not file.sealed):
                 await self._seal_old(volume, row, epoch)
         await self._compare(volume, rows, revision, epoch)
         if self._session.is_current(epoch):
@@ -131,10 +132,13 @@ class VolumeKeeper:
             known.sealed = row.sealed
 
     async def _seal_old(self, volume: MountedVolume, row: OwnExtent, epoch: int) -> None:
-        """End an extent that an earlier epoch of this node had open."""
-        reply = await self._session.link.call(
-            "seal", SealRequest(self._session.node_id, epoch, row.extent), SealReply, deadline_s=CALL_S
-        )
+        """End an extent that an earlier epoch of this node had open, or finish one that was sealed but never cut."""
+        try:
+            reply = await self._session.link.call(
+                "seal", SealRequest(self._session.node_id, epoch, row.extent), SealReply, deadline_s=CALL_S
+            )
+        except Forbidden:
+            return  # a copy of another node's extent, still to be finished by a pull
         holding = self._holdings.find(row.extent, volume, row.generation)
         if holding is not None and not await self._sealer.write_footer(
             holding, reply.length, reply.group, reply.refusals

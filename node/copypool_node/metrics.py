@@ -24,6 +24,10 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def total(self) -> int:
+        """How many observations there were."""
+        return sum(self._counts)
+
     def lines(self, name: str) -> Iterable[str]:
         """Text format."""
         total = 0

@@ -27,7 +27,7 @@ from copypool.protocol.capability import (
     derive_node_keys,
     seal_capability,
 )
-from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Unauthorized, to_body
+from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Forbidden, Unauthorized, to_body
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, EntryResult, ExtentClass, Refusal
 
 MASTER = b"m" * 32
@@ -92,12 +92,14 @@ class FakeCoordinator:
         self.outcomes: dict[str, deque[EntryResult]] = defaultdict(deque)  #: path -> outcomes of its next tries
         self.holds: dict[str, asyncio.Event] = {}
         self.waiting: Counter[str] = Counter()  #: calls that a hold keeps
+        self.passes: Counter[str] = Counter()  #: calls that go by a hold
         self._next_extent = 1
 
     # -- what a test asks for ---------------------------------------------------------------------
-    def hold(self, verb: str) -> asyncio.Event:
-        """Calls of this verb wait, before they change anything, until the event is set."""
+    def hold(self, verb: str, *, after: int = 0) -> asyncio.Event:
+        """Calls of this verb, but for the next `after`, wait before they change anything until the event is set."""
         event = self.holds[verb] = asyncio.Event()
+        self.passes[verb] = after
         return event
 
     def end_session(self, node_id: int) -> None:
@@ -153,7 +155,9 @@ class FakeCoordinator:
             self.lose_requests[verb] -= 1
             return self._drop(request)
         hold = self.holds.get(verb)
-        if hold is not None:
+        if hold is not None and self.passes[verb] > 0:
+            self.passes[verb] -= 1
+        elif hold is not None:
             self.waiting[verb] += 1
             await hold.wait()
             self.waiting[verb] -= 1
@@ -355,6 +359,8 @@ class FakeCoordinator:
 
     def _seal(self, body: internal.SealRequest) -> internal.SealReply:
         self._check(body.node_id, body.epoch)
+        if self.extents[body.extent].node != body.node_id:
+            raise Forbidden("another node wrote it")
         return self.seal(body.extent)
 
     def seal(self, extent_id: int) -> internal.SealReply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -72,7 +73,8 @@ class NodeUnderTest:
             **(headers or {}),
         }
         url = f"{self.url}/v1/{kind}/{encode_path(path)}"
-        async with self.http.put(url, data=body, headers=sent) as response:
+        data = io.BytesIO(body) if isinstance(body, bytes) else body
+        async with self.http.put(url, data=data, headers=sent) as response:
             content = await response.read()
             if response.status >= 400:
                 raise from_response(response.status, content, response.content_type)

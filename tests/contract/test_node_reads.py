@@ -1,0 +1,253 @@
+"""What a node promises to readers: never a wrong byte, own holdings only, no coordinator needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from copypool.protocol.api import Receipt
+from copypool.protocol.errors import (
+    DigestMismatch,
+    Forbidden,
+    NotFound,
+    RangeNotSatisfiable,
+    Unavailable,
+    from_response,
+)
+from copypool.protocol.internal import ReadItem, ReadManyReply, ReadManyRequest, RecordInfo, VerifyReport
+from copypool.protocol.routes import CAPABILITY, METADATA, MSGPACK, STRIPES, encode_metadata
+from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
+from kit.eventually import eventually
+from kit.fake_coordinator import FakeCoordinator, running
+from kit.node_process import NodeUnderTest, running_node
+
+SIZE = 2 * STRIPE_BYTES + 3 * BLOCK_BYTES + 17
+EDGES = sorted(
+    {
+        edge + by
+        for edge in (0, 1, BLOCK_BYTES, 17 * BLOCK_BYTES, STRIPE_BYTES, 2 * STRIPE_BYTES, SIZE)
+        for by in (-1, 0, 1)
+        if 0 <= edge + by <= SIZE
+    }
+)
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[FakeCoordinator]:
+    async with running() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def node(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[NodeUnderTest]:
+    async with running_node(tmp_path, coordinator) as under_test:
+        yield under_test
+
+
+def unpack(receipt: Receipt, content: bytes, start: int, stop: int) -> bytes:
+    """What an SDK does with a raw answer: check every block, cut the wanted bytes out."""
+    segment = receipt.segment
+    assert segment is not None
+    at, found = 0, b""
+    for part in split_range(segment.offset, segment.length, start, stop):
+        prelude = decode_prelude(content[at : at + part.prelude_bytes], segment.extent, part.prelude_offset)
+        assert prelude is not None
+        data = content[at + part.prelude_bytes : at + part.prelude_bytes + part.data_bytes]
+        assert first_bad_block(data, prelude, segment.extent, part) is None
+        found += data[part.skip_bytes : part.skip_bytes + part.take_bytes]
+        at += part.prelude_bytes + part.data_bytes
+    assert at == len(content)
+    return found
+
+
+async def test_ranges_at_all_edges_in_both_forms(node: NodeUnderTest) -> None:
+    body = os.urandom(SIZE)
+    receipt = await node.put("long", body)
+    assert receipt.segment is not None
+    for start in EDGES:
+        for stop in (edge for edge in EDGES if edge > start):
+            headers = {"Range": f"bytes={start}-{stop - 1}"}
+            status, content, answered = await node.get(receipt.segment, receipt.version, headers=headers)
+            assert (status, content) == (206, body[start:stop])
+            assert answered["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+            status, content, answered = await node.get(receipt.segment, receipt.version, raw=True, headers=headers)
+            assert status == 206
+            assert answered["Content-Type"] == STRIPES
+            assert unpack(receipt, content, start, stop) == body[start:stop]
+
+
+async def test_whole_raw_reads_suffixes_and_ranges_that_are_ignored(node: NodeUnderTest) -> None:
+    body = os.urandom(100_000)
+    receipt = await node.put("f", body)
+    assert receipt.segment is not None
+    _, content, _ = await node.get(receipt.segment, receipt.version, raw=True)
+    assert unpack(receipt, content, 0, len(body)) == body
+    for text, status, expected in (
+        ("bytes=-5", 206, body[-5:]),
+        ("bytes=99990-", 206, body[99_990:]),
+        ("bytes=0-999999", 206, body),
+        ("bytes=5-2", 200, body),
+        ("lines=1-2", 200, body),
+        ("bytes=0-1,4-5", 200, body),
+    ):
+        got = await node.get(receipt.segment, receipt.version, headers={"Range": text})
+        assert got[:2] == (status, expected), text
+    with pytest.raises(RangeNotSatisfiable):
+        await node.get(receipt.segment, receipt.version, headers={"Range": "bytes=100000-"})
+
+
+async def test_head_tells_the_size_without_a_body(node: NodeUnderTest) -> None:
+    receipt = await node.put("f", os.urandom(100_000))
+    assert receipt.segment is not None
+    status, content, headers = await node.get(receipt.segment, receipt.version, method="HEAD")
+    assert (status, content, headers["Content-Length"]) == (200, b"", "100000")
+
+
+async def test_a_capability_covers_one_segment_of_one_version(node: NodeUnderTest) -> None:
+    one, two = await node.put("a", b"1"), await node.put("b", b"22")
+    assert one.segment is not None
+    assert two.segment is not None
+    capability = node.coordinator.read_capability(1, one.segment, one.version, raw=False)
+    other = f"{two.segment.extent}/{two.segment.offset}/{two.segment.length}?v={two.version}"
+    same = f"{one.segment.extent}/{one.segment.offset}/{one.segment.length}?v={two.version}"
+    for target in (other, same):
+        async with node.http.get(f"{node.url}/v1/segments/{target}", headers={CAPABILITY: capability}) as response:
+            assert response.status == 403
+    url = f"{node.url}/v1/segments/{one.segment.extent}/{one.segment.offset}/1?v={one.version}&cap={capability}"
+    async with node.http.get(url) as response:
+        assert (response.status, await response.read()) == (200, b"1")
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+    for capability in ("", node.write_capability()):
+        async with node.http.get(url.partition("&")[0], headers={CAPABILITY: capability}) as response:
+            assert response.status == 403
+
+
+async def test_bytes_behind_the_committed_length_are_not_served(node: NodeUnderTest) -> None:
+    receipt = await node.put("a", b"1")
+    assert receipt.segment is not None
+    beyond = msgspec.structs.replace(receipt.segment, offset=node.coordinator.extents[1].length)
+    with pytest.raises(Unavailable):
+        await node.get(beyond, receipt.version)
+
+
+async def test_no_flipped_byte_of_a_small_file_is_delivered(node: NodeUnderTest) -> None:
+    body = bytes(range(256)) * 2
+    receipt = await node.put("small", body)
+    assert receipt.segment is not None
+    file = node.extent_file(1)
+    good = file.read_bytes()
+    first = receipt.segment.offset
+    for at in range(first, first + 20 + len(body), 7):
+        _put(file, at, bytes([good[at] ^ 0x40]))
+        with pytest.raises(DigestMismatch):
+            await node.get(receipt.segment, receipt.version)
+        _put(file, at, good[at : at + 1])
+    assert (await node.get(receipt.segment, receipt.version))[1] == body
+    await eventually(
+        lambda: any(isinstance(one, VerifyReport) for one in node.coordinator.requests["verified"]),
+        "a failed read makes the node verify",
+    )
+
+
+async def test_a_bad_block_in_the_middle_cuts_the_connection_before_it(node: NodeUnderTest) -> None:
+    body = os.urandom(SIZE)
+    receipt = await node.put("long", body)
+    assert receipt.segment is not None
+    bad = STRIPE_BYTES + 5 * BLOCK_BYTES
+    (part,) = split_range(receipt.segment.offset, SIZE, bad, bad + 1)
+    file = node.extent_file(receipt.segment.extent)
+    at = part.data_offset + 9
+    _put(file, at, bytes([file.read_bytes()[at] ^ 1]))
+    capability = node.coordinator.read_capability(1, receipt.segment, receipt.version, raw=False)
+    segment = receipt.segment
+    url = f"{node.url}/v1/segments/{segment.extent}/{segment.offset}/{segment.length}?v={receipt.version}"
+    received = bytearray()
+
+    async def read() -> None:
+        async with node.http.get(url, headers={CAPABILITY: capability}) as response:
+            async for chunk in response.content.iter_any():
+                received.extend(chunk)
+
+    with pytest.raises(aiohttp.ClientError):
+        await read()
+    assert len(received) <= bad
+    assert body.startswith(bytes(received))
+    headers = {"Range": f"bytes={bad + BLOCK_BYTES}-"}
+    assert (await node.get(segment, receipt.version, headers=headers))[1] == body[bad + BLOCK_BYTES :]
+
+
+async def test_only_the_nodes_own_verify_marks_damage(node: NodeUnderTest) -> None:
+    receipt = await node.put("f", os.urandom(100))
+    assert receipt.segment is not None
+    file = node.extent_file(1)
+    _put(file, receipt.segment.offset + 30, b"\xff\x00\xff")
+    with pytest.raises(DigestMismatch):
+        await node.get(receipt.segment, receipt.version)
+    await eventually(lambda: len(node.coordinator.requests["verified"]) == 1, "the verify's report")
+    (report,) = node.coordinator.requests["verified"]
+    assert isinstance(report, VerifyReport)
+    assert (report.good, report.missing) == (False, False)
+    assert report.bad_offset == receipt.segment.offset + 20, "the first byte of the bad block"
+
+
+async def test_a_record_header_is_read_with_a_capability_for_it(node: NodeUnderTest) -> None:
+    receipt = await node.put("a/b", b"1", headers={METADATA: encode_metadata({"x": "y"})})
+    segment = receipt.segment
+    assert segment is not None
+    for header_bytes, version, error in (
+        (receipt.header_bytes, receipt.version, None),
+        (0, receipt.version, Forbidden),
+        (receipt.header_bytes, receipt.version + 1, NotFound),
+    ):
+        capability = node.coordinator.read_capability(1, segment, version, raw=False, header_bytes=header_bytes)
+        url = f"{node.url}/v1/record/{segment.extent}/{segment.offset}?v={version}"
+        async with node.http.get(url, headers={CAPABILITY: capability, "Accept": MSGPACK}) as response:
+            content = await response.read()
+            if error is not None:
+                assert isinstance(from_response(response.status, content, response.content_type), error)
+                continue
+        info = msgspec.msgpack.decode(content, type=RecordInfo)
+        assert info == RecordInfo("file", 1, "a/b", receipt.version, {"x": "y"})
+
+
+async def test_many_reads_in_one_call(node: NodeUnderTest) -> None:
+    bodies = [os.urandom(100 * index) for index in range(10)]
+    receipts = [await node.put(f"f{index}", body) for index, body in enumerate(bodies)]
+    segments = [receipt.segment for receipt in receipts if receipt.segment is not None]
+    items = [ReadItem(one.extent, one.offset, one.length) for one in segments]
+    items.append(ReadItem(99, 4096, 5))
+    items.append(ReadItem(1, 4097, 5))
+    reply = msgspec.msgpack.decode(await node.command("read-many", ReadManyRequest(items)), type=ReadManyReply)
+    assert [one.payload for one in reply.items[:10]] == bodies
+    assert [one.code for one in reply.items] == [""] * 10 + ["unavailable", "digest_mismatch"]
+
+
+async def test_reads_go_on_without_any_coordinator(node: NodeUnderTest) -> None:
+    receipt = await node.put("f", b"still there")
+    assert receipt.segment is not None
+    for verb in ("heartbeat", "commit", "register"):
+        node.coordinator.lose_requests[verb] = 10_000
+    assert (await node.get(receipt.segment, receipt.version))[1] == b"still there"
+
+
+async def test_health_pages_and_unknown_paths(node: NodeUnderTest) -> None:
+    await node.put("f", b"1")
+    for path, status in (("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/nope", 404), ("/v1/x/y", 404)):
+        async with node.http.get(node.url + path) as response:
+            text = await response.text()
+            assert response.status == status, text
+    async with node.http.get(node.url + "/metrics") as response:
+        assert "copypool_node_group_records_count 1" in await response.text()
+    async with node.http.post(node.url + "/i/drop", data=b"", headers={"Authorization": "Command 00"}) as response:
+        assert response.status == 401
+
+
+def _put(file: Path, at: int, data: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(data)

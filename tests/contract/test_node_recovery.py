@@ -1,0 +1,262 @@
+"""Restarts, fencing and failing disks: what a node claims afterwards is what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from copypool.protocol.errors import Fenced, NoSpace, OutcomeUnknown, Unavailable
+from copypool.protocol.internal import HeartbeatRequest, InventoryReport, SealCommand
+from copypool_node.format import find_seal_footer
+from copypool_node.scanner import Scanner
+from kit.eventually import eventually
+from kit.fake_coordinator import FakeCoordinator, running
+from kit.faulty_disk import FaultyDisk
+from kit.node_process import quick_limits, running_node
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[FakeCoordinator]:
+    async with running() as fake:
+        yield fake
+
+
+def sealed_length(file: Path, extent: int) -> int:
+    """The sealed length that the file itself tells, after a check of all its bytes."""
+    scanner = Scanner(extent)
+    scanner.feed(file.read_bytes())
+    assert scanner.seal is not None
+    assert scanner.verified_length == scanner.seal.length
+    return scanner.seal.length
+
+
+async def test_after_a_restart_old_extents_are_sealed_and_reads_go_on(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    body = os.urandom(5000)
+    async with running_node(tmp_path, coordinator) as node:
+        receipt = await node.put("kept", body)
+        node_id, epoch = node.node.session.node_id, node.node.session.epoch
+    async with running_node(tmp_path, coordinator) as node:
+        assert (node.node.session.node_id, node.node.session.epoch > epoch) == (node_id, True)
+        assert receipt.segment is not None
+        assert (await node.get(receipt.segment, receipt.version))[1] == body
+        assert coordinator.extents[1].sealed
+        assert sealed_length(node.extent_file(1), 1) == coordinator.extents[1].length
+        again = await node.put("more", b"2")
+        assert again.segment is not None
+        assert again.segment.extent == 2
+        assert len(coordinator.nodes) == 1, "it joined once"
+
+
+async def test_a_group_that_was_written_but_never_committed_is_cut(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with running_node(tmp_path, coordinator, crash=True) as node:
+        await node.put("kept", b"1")
+        gate = coordinator.hold("commit")
+        lost = asyncio.create_task(node.put("lost", os.urandom(5000)))
+        await eventually(lambda: coordinator.waiting["commit"] == 1, "the group is on the disk")
+        file = node.extent_file(1)
+        assert file.stat().st_size > coordinator.extents[1].length + 5000
+        coordinator.sessions.clear()
+        gate.set()
+        with pytest.raises((OutcomeUnknown, Fenced)):
+            await lost
+    coordinator.holds.clear()
+    async with running_node(tmp_path, coordinator) as node:
+        assert sealed_length(node.extent_file(1), 1) == coordinator.extents[1].length
+        assert (1, "lost") not in coordinator.files
+
+
+async def test_a_torn_tail_is_cut_at_the_next_start(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator, crash=True) as node:
+        receipt = await node.put("kept", b"k" * 3000)
+        file = node.extent_file(1)
+    with file.open("ab") as opened:
+        opened.write(b"GRUP torn tail" * 100)
+    async with running_node(tmp_path, coordinator) as node:
+        assert sealed_length(file, 1) == coordinator.extents[1].length
+        assert receipt.segment is not None
+        assert (await node.get(receipt.segment, receipt.version))[1] == b"k" * 3000
+
+
+async def test_missing_and_short_files_are_reported_and_unknown_ones_kept(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    limits = quick_limits(extent_soft_bytes=5000)
+    async with running_node(tmp_path, coordinator, limits=limits) as node:
+        for index in range(3):
+            await node.put(f"f{index}", os.urandom(6000))
+        await eventually(lambda: node.node.metrics.extents_sealed == 3, "three extents are sealed")
+        files = [node.extent_file(extent) for extent in (1, 2, 3)]
+    files[0].unlink()
+    os.truncate(files[1], 4500)
+    stranger = files[2].with_name(files[2].name.replace(".1.ext", ".7.ext"))
+    stranger.write_bytes(b"who knows")
+    async with running_node(tmp_path, coordinator) as node:
+        (report,) = coordinator.requests["inventory"]
+        assert isinstance(report, InventoryReport)
+        assert report.missing == [1]
+        assert [(one.extent, one.offset, one.length) for one in report.short] == [(2, 1, 4500)]
+        assert node.node.volumes[0].unknown_extents == 1
+        assert stranger.read_bytes() == b"who knows"
+
+
+async def test_a_failed_fsync_refuses_the_group_and_ends_writing_to_the_volume(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    disk = FaultyDisk()
+    async with running_node(tmp_path, coordinator, disk=disk) as node:
+        kept = await node.put("kept", b"1")
+        await eventually(lambda: not node.node.volumes[0].disk.queued_calls, "the disk is quiet")
+        syncs = disk.counts["sync_data"]
+        disk.fail("sync_data")
+        with contextlib.suppress(Unavailable):  # a probe may take the fault: the volume is read-only either way
+            await node.put("lost", b"2")
+        await eventually(lambda: node.node.volumes[0].disk.readonly_reason != "", "the volume takes no writes")
+        failed_at = disk.counts["sync_data"]
+        assert failed_at > syncs
+        with pytest.raises(Unavailable):
+            await node.put("more", b"3")
+        assert disk.counts["sync_data"] == failed_at, "a failed fsync is never tried again"
+        assert kept.segment is not None
+        assert (await node.get(kept.segment, kept.version))[1] == b"1"
+        await eventually(
+            lambda: any(report.volumes and report.volumes[0].read_only for report in _heartbeats(coordinator)),
+            "it is reported",
+        )
+
+
+async def test_a_failed_fsync_seals_the_extent_at_its_committed_length(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    disk = FaultyDisk()
+    async with running_node(tmp_path, coordinator, disk=disk, limits=quick_limits(heartbeat_s=5)) as node:
+        await node.put("kept", b"1")
+        length = coordinator.extents[1].length
+        disk.fail("sync_data")
+        with pytest.raises(Unavailable):
+            await node.put("lost", b"2")
+        await eventually(lambda: coordinator.extents[1].sealed, "the extent is sealed")
+        assert coordinator.extents[1].length == length
+    disk.mend()
+    async with running_node(tmp_path, coordinator) as node:
+        assert sealed_length(node.extent_file(1), 1) == length
+
+
+async def test_a_full_disk_ends_the_extent_and_the_volume_goes_on(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    disk = FaultyDisk()
+    async with running_node(tmp_path, coordinator, disk=disk, limits=quick_limits(heartbeat_s=5)) as node:
+        kept = await node.put("kept", b"1")
+        disk.fail("write", error=errno.ENOSPC)
+        with pytest.raises(NoSpace):
+            await node.put("lost", b"2")
+        await eventually(lambda: node.node.metrics.extents_sealed == 1, "the extent is cut and sealed")
+        assert sealed_length(node.extent_file(1), 1) == coordinator.extents[1].length
+        await node.delete("kept")
+        assert kept.segment is not None
+        assert not node.node.volumes[0].disk.readonly_reason
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+async def test_the_nth_change_of_the_disk_fails_and_nothing_acked_is_lost(
+    tmp_path: Path, coordinator: FakeCoordinator, nth: int
+) -> None:
+    disk = FaultyDisk()
+    acked: dict[str, bytes] = {}
+    limits = quick_limits(heartbeat_s=5, extent_soft_bytes=20_000)
+    async with running_node(tmp_path, coordinator, disk=disk, limits=limits, crash=True) as node:
+        disk.fail("change", nth)
+        for index in range(8):
+            body = os.urandom(6000)
+            try:
+                await node.put(f"f{index}", body)
+            except (Unavailable, NoSpace, OutcomeUnknown, Fenced):
+                continue
+            acked[f"f{index}"] = body
+    disk.mend()
+    disk.power_cut()
+    async with running_node(tmp_path, coordinator) as node:
+        for path, body in acked.items():
+            row = coordinator.files[1, path]
+            assert (await node.get(row.segment, row.version))[1] == body
+        for extent in coordinator.extents.values():
+            if extent.sealed and extent.group >= 0:
+                assert sealed_length(node.extent_file(extent.id), extent.id) == extent.length
+
+
+async def test_a_hung_disk_loses_the_lease_and_refuses_writes(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    disk = FaultyDisk()
+    async with running_node(
+        tmp_path, coordinator, disk=disk, limits=quick_limits(probe_max_age_s=0.3, commit_wait_s=1.0)
+    ) as node:
+        await node.put("a", b"1")
+        disk.hold("sync_data")
+        await eventually(lambda: not node.node.volumes[0].healthy, "the probe is overdue")
+        with pytest.raises(Unavailable):
+            await node.put("b", b"2")
+        renewals = coordinator.renewals
+        beats = len(coordinator.requests["heartbeat"])
+        await eventually(lambda: len(coordinator.requests["heartbeat"]) > beats + 3, "heartbeats go on")
+        assert coordinator.renewals == renewals
+        disk.let_go("sync_data")
+        await eventually(lambda: node.node.volumes[0].healthy, "it is well again")
+        await node.put("b", b"2")
+
+
+async def test_the_seal_of_the_leader_reaches_an_idle_open_extent(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("a", b"1")
+        reply = coordinator.seal(1)
+        await node.command(
+            "seal", SealCommand(1, 1, node.volume, reply.generation, reply.length, reply.group, reply.refusals)
+        )
+        await eventually(lambda: node.node.metrics.extents_sealed == 1, "the footer is written")
+        footer = find_seal_footer(node.extent_file(1).read_bytes(), 1, 0)
+        assert footer is not None
+        assert footer.length == reply.length
+        again = await node.put("b", b"2")
+        assert again.segment is not None
+        assert again.segment.extent == 2
+
+
+async def test_an_idle_extent_is_sealed(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator, limits=quick_limits(idle_seal_s=0.2)) as node:
+        await node.put("small", b"1")
+        await node.put("long", os.urandom(2 * 1024 * 1024))
+        await eventually(lambda: node.node.metrics.extents_sealed == 2, "both extents are sealed")
+        assert node.node.volumes[0].open_extents == 0
+
+
+async def test_a_lost_registration_reply_leads_to_one_epoch(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    coordinator.lose_replies["register"] = 1
+    coordinator.lose_replies["join"] = 1
+    coordinator.lose_replies["mount"] = 1
+    async with running_node(tmp_path, coordinator) as node:
+        assert coordinator.sessions[1][0] == node.node.session.epoch
+        await node.put("a", b"1")
+
+
+async def test_a_clean_end_finishes_what_is_queued(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        gate = coordinator.hold("commit")
+        writes = [asyncio.create_task(node.put(f"f{index}", b"x")) for index in range(5)]
+        await eventually(lambda: coordinator.waiting["commit"] == 1, "a commit is under way")
+        stopping = asyncio.create_task(node.node.stop())
+        gate.set()
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        await stopping
+        stored = [index for index in range(5) if (1, f"f{index}") in coordinator.files]
+        assert stored == [index for index, one in enumerate(results) if not isinstance(one, BaseException)]
+        assert stored
+
+
+def _heartbeats(coordinator: FakeCoordinator) -> list[HeartbeatRequest]:
+    return [one for one in coordinator.requests["heartbeat"] if isinstance(one, HeartbeatRequest)]
