@@ -17,16 +17,22 @@ class PartialFile:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.partial")
+        self._temporary = f"{target.parent}/.{target.name[:40]}.{secrets.token_hex(6)}.partial"
         self._fd: int | None = None
+        self._made = False  #: the temporary file is there
 
-    def open(self) -> None:
-        """Make the temporary file, and the folders above it. `Invalid` when the place does not allow it."""
+    def open(self, *, in_folder: bool = False) -> None:
+        """Make the temporary file, and the folders above it unless they are known to be there (`in_folder`).
+
+        `Invalid` when the place does not allow it.
+        """
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            if not in_folder:
+                self._target.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError as exc:
             raise Invalid(f"cannot write {os.fspath(self._target)!r}: {exc.strerror}") from exc
+        self._made = True
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append these pieces."""
@@ -48,6 +54,7 @@ class PartialFile:
             os.close(self._fd)
             self._fd = None
             os.replace(self._temporary, self._target)
+            self._made = False
             if durable:
                 _sync_folder(self._target.parent)
         except OSError as exc:
@@ -58,7 +65,9 @@ class PartialFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-        self._temporary.unlink(missing_ok=True)
+        if self._made:
+            Path(self._temporary).unlink(missing_ok=True)
+            self._made = False
 
 
 def _sync_folder(folder: Path) -> None:
@@ -72,11 +81,13 @@ def _sync_folder(folder: Path) -> None:
 def write_files(files: Sequence[tuple[Path, bytes]]) -> list[tuple[Path, CopypoolError]]:
     """Write whole small files, each complete under its name or not there; returns those that failed."""
     failed: list[tuple[Path, CopypoolError]] = []
+    folders: set[Path] = set()
     for target, data in files:
         try:
             partial = PartialFile(target)
             try:
-                partial.open()
+                partial.open(in_folder=target.parent in folders)
+                folders.add(target.parent)
                 partial.write((data,))
                 partial.commit(durable=False)
             finally:

@@ -35,6 +35,7 @@ from copypool.protocol.errors import (
     from_body,
 )
 from copypool.sources import SegmentReader
+from copypool.threads import hash_body
 
 SEGMENTS_AHEAD = 2  #: segments whose bytes are fetched before the consumer reaches them
 PIECES_AHEAD = 4  #: checked pieces kept per segment, of at most 2 MiB each (the socket's buffer)
@@ -106,9 +107,24 @@ class Reader:
 
     async def read_entry(self, namespace: str, entry: FileEntry, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes of a file that was looked up already, all in memory."""
+        if entry.manifest is None and len(entry.segments) == 1 and (start, stop) == (0, None):
+            return await self._read_one_segment(namespace, entry)
         async with self.open_entry(namespace, entry, start, stop) as reader:
-            pieces = [piece async for piece in reader]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return await reader.read()
+
+    async def _read_one_segment(self, namespace: str, entry: FileEntry) -> bytes:
+        """A small file, without the layers that string segments together."""
+        (segment,) = entry.segments
+
+        async def refresh() -> SegmentPlan:
+            return (await self.lookup_one(namespace, entry.path, entry.version)).segments[0]
+
+        pieces = self._segments.read(segment, entry.version, 0, segment.length, refresh)
+        async with aclosing(pieces):
+            content = [piece async for piece in pieces]
+        data = content[0] if len(content) == 1 else b"".join(content)
+        check_whole(namespace, entry, len(data), await hash_body(data))
+        return data
 
     async def resolve(self, namespace: str, entry: FileEntry, first: int, count: int) -> list[SegmentPlan]:
         """Sources of segments `first` .. of a file with a manifest."""
@@ -123,6 +139,15 @@ def entry_of(result: LookupResult, path: str) -> FileEntry:
     if result.code in ("", NotFound.code):
         raise NotFound(result.message or f"no file {path!r}")
     raise from_body(ErrorBody(result.code, result.message, False))
+
+
+def check_whole(namespace: str, entry: FileEntry, size_bytes: int, digest: bytes) -> None:
+    """`DigestMismatch` unless what was read is the file that was stored."""
+    if size_bytes != entry.size or format_digest(digest) != entry.digest:
+        raise DigestMismatch(
+            f"{namespace}/{entry.path} version {entry.version}: read {size_bytes} of {entry.size} bytes with "
+            f"{format_digest(digest)}, stored as {entry.digest}; do not use what was read"
+        )
 
 
 class FileReader:
@@ -194,11 +219,8 @@ class FileReader:
                     else:
                         hasher.update(piece)
                 yield piece
-        if whole and (hasher.length != self.size or format_digest(hasher.digest()) != self.digest):
-            raise DigestMismatch(
-                f"{self._namespace}/{self.path} version {self.version}: read {hasher.length} of {self.size} bytes with "
-                f"{format_digest(hasher.digest())}, stored as {self.digest}; do not use what was read"
-            )
+        if whole:
+            check_whole(self._namespace, self._entry, hasher.length, hasher.digest())
 
     async def _ordered(self) -> AsyncGenerator[bytes, None]:
         """Pieces of all wanted segments, in order; the next segments are fetched while this one is consumed."""

@@ -118,14 +118,18 @@ class SegmentReader:
         Raises the failure of the last one asked; failures before that are noted here.
         """
         self.budget.request_sent()
+        if len(candidates) == 1:
+            return await self._open(plan, version, position, stop, candidates[0])
         first = asyncio.create_task(self._open(plan, version, position, stop, candidates[0]))
         asked = {first}
         try:
-            if len(candidates) > 1:
-                done, _ = await asyncio.wait(asked, timeout=self.latencies.hedge_delay_s())
-                if not done and self.budget.take():
-                    self.hedges += 1
-                    asked.add(asyncio.create_task(self._open(plan, version, position, stop, candidates[1])))
+            done, _ = await asyncio.wait(asked, timeout=self.latencies.hedge_delay_s())
+            if done:
+                asked.discard(first)
+                return first.result()
+            if self.budget.take():
+                self.hedges += 1
+                asked.add(asyncio.create_task(self._open(plan, version, position, stop, candidates[1])))
             return await self._first_good(asked, plan, position, sources)
         finally:
             await _cancel_all(asked)

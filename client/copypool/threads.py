@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from copypool.protocol.digests import digest_of
+
+_HASH_INLINE_BYTES = 256 * 1024  #: larger bodies are hashed in a thread
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -23,3 +27,8 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         if not running.cancelled():
             running.exception()
         raise
+
+
+async def hash_body(data: bytes | bytearray | memoryview) -> bytes:
+    """The digest of a body, off the loop when that takes long."""
+    return digest_of(data) if len(data) <= _HASH_INLINE_BYTES else await asyncio.to_thread(digest_of, data)

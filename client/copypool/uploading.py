@@ -13,7 +13,8 @@ from copypool.bodies import Body, Content, open_body
 from copypool.protocol.api import FILE_MAX_BYTES, PART_BYTES, PARTS_MAX, CompleteRequest, PartRef, Receipt
 from copypool.protocol.digests import Hasher, digest_of, format_digest, parse_digest
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, DigestRefused, TooLarge
-from copypool.writing import WriteId, Writer, hash_body
+from copypool.threads import hash_body
+from copypool.writing import WriteId, Writer
 
 PARTS_IN_FLIGHT = 4
 

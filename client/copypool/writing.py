@@ -26,7 +26,7 @@ from copypool.protocol.api import (
     Receipt,
     WriteLease,
 )
-from copypool.protocol.digests import digest_of, format_digest
+from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, OutcomeUnknown
 from copypool.retry import WriteRetry
 from copypool.transport import Answer, LinkFailed, Transport
@@ -34,7 +34,6 @@ from copypool.transport import Answer, LinkFailed, Transport
 T = TypeVar("T")
 
 WRITE_DEADLINE_S = 30.0
-_HASH_INLINE_BYTES = 256 * 1024  #: larger bodies are hashed in a thread
 
 
 @dataclass(slots=True)
@@ -48,11 +47,6 @@ class WriteId:
     def new(cls) -> WriteId:
         """A random one."""
         return cls(os.urandom(WRITE_ID_BYTES))
-
-
-async def hash_body(data: bytes | bytearray | memoryview) -> bytes:
-    """The digest of a body, off the loop when that takes long."""
-    return digest_of(data) if len(data) <= _HASH_INLINE_BYTES else await asyncio.to_thread(digest_of, data)
 
 
 class Writer:

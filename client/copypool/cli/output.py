@@ -70,6 +70,8 @@ def status_text(status: StatusReply) -> str:
     if len(status.reasons) > _REASONS_MAX:
         lines.append(f"        and {len(status.reasons) - _REASONS_MAX} more reasons (--json)")
     stored = f"{status.files} files, {readable_bytes(status.bytes)} (as of {readable_time(status.as_of_unix_s)})"
+    if not status.as_of_unix_s:
+        stored = "not counted yet"
     debt = f"{readable_bytes(status.debt_bytes)} in {status.debt_extents} extents, oldest "
     unread = f"{readable_bytes(status.unverified_bytes)} not read back yet"
     below = f"{status.under_protected_extents} extents below policy, {status.damaged_locations} damaged locations"
