@@ -218,8 +218,8 @@ class Catalog:
         """
         return await self._commits.commit(request, check_capability)
 
-    async def lookup(self, files: Sequence[FileKey]) -> list[FileRow | None]:
-        """Rows of at most 128 files as of one moment, tombstones as None. Version 0: the current one."""
+    async def lookup(self, files: Sequence[tuple[int, str, int]]) -> list[FileRow | None]:
+        """Rows of files (namespace, path, version or 0) as of one moment, tombstones as None; at most 128 reads."""
         return await self._directory.lookup(files)
 
     async def list(

@@ -71,7 +71,7 @@ class Core:
         self.clock = clock
         self.view = ClusterView()
         self._silence_s = silence_s
-        self._waiting: dict[asyncio.Future[None], Callable[[ClusterView], bool]] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
         self._mirror: asyncio.Task[None] | None = None
         self.heard_s = 0.0  #: monotonic time of the last event
 
@@ -82,13 +82,13 @@ class Core:
     def start(self) -> None:
         """Begin to follow cluster state."""
         self._mirror = asyncio.create_task(self._follow(), name="catalog mirror")
+        self._mirror.add_done_callback(_tell_end)
 
     async def close(self) -> None:
         """Stop following; everybody who waits for a fact gets `Unavailable`."""
         if self._mirror is not None:
             self._mirror.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._mirror
+            await asyncio.wait([self._mirror])
         for future in self._waiting:
             if not future.done():
                 future.set_exception(Unavailable("the coordinator is shutting down"))
@@ -99,17 +99,20 @@ class Core:
         Raises:
             Unavailable: it did not hold in time.
         """
-        if predicate(self.view):
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = predicate
         try:
             async with asyncio.timeout(timeout_s):
-                await future
+                while not predicate(self.view):
+                    await self._next_event()
         except TimeoutError as exc:
             raise Unavailable(f"the catalog's memory did not learn a fact within {timeout_s} s: repeat") from exc
+
+    async def _next_event(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
         finally:
-            del self._waiting[future]
+            self._waiting.discard(future)
 
     async def caught_up(self, revision: int, timeout_s: float = 5.0) -> None:
         """Return once the view shows a write to cluster state that was made at `revision`."""
@@ -123,9 +126,14 @@ class Core:
                 async for event in events:
                     self.view.apply(event)
                     self.heard_s = time.monotonic()
-                    for future, predicate in list(self._waiting.items()):
-                        if not future.done() and predicate(self.view):
+                    for future in self._waiting:
+                        if not future.done():
                             future.set_result(None)
+
+
+def _tell_end(mirror: asyncio.Task[None]) -> None:
+    if not mirror.cancelled() and mirror.exception() is not None:
+        log.critical("the catalog mirror ended; this coordinator is blind from now on", exc_info=mirror.exception())
 
 
 def _warn(trouble: str) -> None:

@@ -66,8 +66,7 @@ class Counters:
         if self._task is None:
             return
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
         with contextlib.suppress(CopypoolError, TimeoutError):
             async with asyncio.timeout(2.0):
                 await self.flush()

@@ -52,7 +52,7 @@ class Directory:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    async def lookup(self, files: Sequence[FileKey]) -> list[FileRow | None]:
+    async def lookup(self, files: Sequence[tuple[int, str, int]]) -> list[FileRow | None]:
         """Rows of files as of one moment; None for tombstones and for what is not there. At most 128 reads.
 
         Linearizable: it sees everything that was acked before the call.
@@ -123,7 +123,7 @@ class Directory:
         base = keys.file_prefix(namespace)
         ranges, span = 0, 1
         for low, high in windows(prefix, scope_prefix):
-            start = max(low, _past(after, delimiter))
+            start = max(low, _past(after, delimiter), page.jump)
             while start < high:
                 if ranges >= RANGES_MAX and page.last:
                     return page.entries, page.last
@@ -132,10 +132,10 @@ class Directory:
                 ranges += 1
                 wanted = limit + 1 - len(page.entries)
                 found = await self._core.etcd.range(base + start.encode(), _end(namespace, stop), limit=wanted)
-                jump = page.take((kv.key[len(base) :].decode(), kv) for kv in found.rows)
+                page.take((kv.key[len(base) :].decode(), kv) for kv in found.rows)
                 if page.full:
                     return page.entries, page.last
-                start = max(jump, page.seen + "\0" if found.more else stop)
+                start = max(page.jump, page.seen + "\0" if found.more else stop)
                 # Where everything was deleted, fences stand close together.
                 span = span * 2 if found.count < SPARSE else 1
         return page.entries, ""
@@ -155,13 +155,13 @@ class _Page:
         self.entries: list[ListEntry] = []
         self.seen = ""  #: last name that was looked at
         self.last = ""  #: cursor after what was looked at
+        self.jump = ""  #: nothing below this name is wanted any more
         self.full = False
 
-    def take(self, found: Iterator[tuple[str, KeyValue]]) -> str:
-        """Look at rows in order until the page is full; the name below which nothing more is wanted."""
-        jump = ""
+    def take(self, found: Iterator[tuple[str, KeyValue]]) -> None:
+        """Look at rows in order until the page is full."""
         for path, kv in found:
-            if path < jump:
+            if path < self.jump:
                 self.seen = path
                 continue
             row = rows.decode(kv.value, FileRow)
@@ -170,18 +170,16 @@ class _Page:
                 continue
             if len(self.entries) >= self._limit:
                 self.full = True
-                return jump
+                return
             self.seen = path
             cut = path.find(self._delimiter, len(self._prefix)) if self._delimiter else -1
             if cut >= 0:
-                folded = path[: cut + 1]
-                self.entries.append(ListEntry(folded, is_prefix=True))
-                jump = _past(folded, self._delimiter)
-                self.last = folded
+                self.last = path[: cut + 1]
+                self.entries.append(ListEntry(self.last, is_prefix=True))
+                self.jump = _past(self.last, self._delimiter)
             else:
-                self.entries.append(ListEntry(path, row.version, row.size, format_digest(row.digest)))
                 self.last = path
-        return jump
+                self.entries.append(ListEntry(path, row.version, row.size, format_digest(row.digest)))
 
 
 def windows(prefix: str, scope: str) -> list[tuple[str, str]]:

@@ -168,8 +168,7 @@ class Sessions:
         """Give this coordinator's session up."""
         if self._own is not None:
             self._own.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._own
+            await asyncio.wait([self._own])
             with contextlib.suppress(CopypoolError, TimeoutError):
                 async with asyncio.timeout(2.0):
                     await self._core.etcd.lease_revoke(self._own_lease)
