@@ -101,7 +101,9 @@ class Fallbacks:
             if row.open and location.volume == row.writer_volume:
                 # The writer's own length stands in the commit row alone.
                 opened = (await self._catalog.read_open([fault.extent])).get(fault.extent)
-                length = opened.row.length if opened is not None else 0
+                if opened is None:
+                    continue  # sealed a moment ago; the next report meets a row that says how long it is
+                length = opened.row.length
             command = VerifyCommand(
                 self._view.leader.create_revision,
                 fault.extent,

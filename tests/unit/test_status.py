@@ -1,0 +1,286 @@
+"""Green is proven, and every other colour says why (invariant 8)."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from copypool.protocol.api import CopiedReply, StatusReply
+from copypool.protocol.errors import Invalid
+from copypool_coordinator import keys, status, waiting
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.offpolicy import OffPolicy
+from copypool_coordinator.policy import places
+from copypool_coordinator.rows import FORMAT, CoordinatorRow, CountersRow, LeaderRow
+from copypool_coordinator.status import StatusFacts
+from kit.toy_cluster import MIB, ToyCluster
+
+E = 7
+
+
+class Seen:
+    """A cluster and one coordinator's index of it."""
+
+    def __init__(self, cluster: ToyCluster) -> None:
+        self.cluster = cluster
+        self.index = OffPolicy()
+        cluster.put(keys.LEADER, LeaderRow(FORMAT, "coordinator1", "http://coordinator1"))
+
+    async def facts(self, **changes: object) -> StatusFacts:
+        cluster = self.cluster
+        known = places(cluster.view)
+        await self.index.refresh(cluster.view, known, dict(cluster.opened), cluster.policy, cluster.now_ms, 1_000)
+        facts = StatusFacts(
+            marks=self.index.marks,
+            pending=self.index.pending,
+            places=known,
+            heartbeats=Heartbeats(),
+            policy=cluster.policy,
+            now_ms=cluster.now_ms,
+            now_s=cluster.now_ms / 1000,
+            heard_age_s=0.1,
+            sampled=True,
+            brake=cluster.facts().brake,
+            coordinator="coordinator2",
+            catalog_bytes=1,
+        )
+        for name, value in changes.items():
+            object.__setattr__(facts, name, value)
+        return facts
+
+    async def status(self, **changes: object) -> StatusReply:
+        reply = status.build(self.cluster.view, await self.facts(**changes))
+        assert reply.healthy == (not reply.reasons)
+        return reply
+
+
+def proven(cluster: ToyCluster, length: int = 40 * MIB) -> None:
+    cluster.open_extent(E, writer=1, length=length)
+    cluster.settle()
+    cluster.seal(E)
+    cluster.wait(cluster.policy.first_verify_delay_ms)
+    cluster.settle()
+
+
+def only(reply: StatusReply) -> str:
+    """The one reason."""
+    assert len(reply.reasons) == 1, reply.reasons
+    return reply.reasons[0]
+
+
+async def test_an_empty_cluster_is_green() -> None:
+    assert (await Seen(ToyCluster()).status()).healthy
+
+
+async def test_copied_and_read_back_is_green_and_named() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.put(keys.named(keys.COORDINATOR, "c1"), CoordinatorRow(FORMAT, "http://c1", 0))
+    seen.cluster.put(keys.named(keys.COUNTERS, "c1"), CountersRow(FORMAT, 10, 40 * MIB, 5_000, {}))
+    reply = await seen.status()
+    assert reply.healthy
+    assert (reply.files, reply.bytes, reply.as_of_unix_s) == (10, 40 * MIB, 5.0)
+    assert (reply.leader, reply.coordinator) == ("coordinator1", "coordinator2")
+
+
+async def test_debt_is_bytes_extents_and_age() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.open_extent(E, writer=1, length=MIB)
+    seen.cluster.wait(30_000)
+    reply = await seen.status()
+    assert (reply.debt_bytes, reply.debt_extents, reply.debt_oldest_s) == (MIB - 4096, 1, 30.0)
+    assert reply.under_protected_extents == 1
+    assert "have no copy in pool 'copy' yet" in only(reply)
+    seen.cluster.settle()
+    assert (await seen.status()).healthy, "an open extent that is copied needs no reading back"
+
+
+async def test_sealed_but_not_read_back_is_not_yet_green() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.open_extent(E, writer=1, length=MIB)
+    seen.cluster.settle()
+    seen.cluster.seal(E)
+    reply = await seen.status()
+    assert reply.unverified_bytes == MIB
+    assert only(reply).startswith(f"{MIB} bytes not yet read back")
+
+
+async def test_old_proof_is_no_proof() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.wait(2 * seen.cluster.policy.scrub_period_ms + 1_000)
+    reply = await seen.status()
+    assert "the scrub is behind" in only(reply)
+    assert reply.unverified_bytes == 40 * MIB
+
+
+async def test_a_lost_node_is_waited_for_then_rebuilt_and_then_green_without_it() -> None:
+    seen = Seen(ToyCluster())
+    cluster = seen.cluster
+    proven(cluster)
+    cluster.down(1)
+    cluster.settle()
+    cluster.wait(20_000)
+    assert "waiting for node1 for 39 s more" in only(await seen.status())
+    cluster.wait(cluster.policy.grace_ms)
+    assert only(await seen.status()).endswith("being rebuilt from copies")
+    cluster.settle()
+    reply = await seen.status()
+    assert reply.healthy
+    assert [node.state for node in reply.nodes] == ["away", "up", "up", "up"]
+
+
+async def test_one_primary_node_says_what_it_cannot_do() -> None:
+    """B9: there is nothing to rebuild on, and that is said, not silent."""
+    seen = Seen(ToyCluster(primary_nodes=1))
+    proven(seen.cluster)
+    seen.cluster.down(1)
+    seen.cluster.settle()
+    seen.cluster.wait(seen.cluster.policy.grace_ms)
+    reply = await seen.status()
+    assert any("no second primary volume to rebuild on" in reason for reason in reply.reasons)
+
+
+async def test_a_cluster_without_copy_volumes_says_so() -> None:
+    seen = Seen(ToyCluster(copy_nodes=0))
+    seen.cluster.open_extent(E, writer=1, length=MIB)
+    reply = await seen.status()
+    assert any("pool 'copy' has no volume" in reason for reason in reply.reasons)
+
+
+async def test_damage_is_shown_where_it_is() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.mark(E, 1, "damaged")
+    reply = await seen.status()
+    assert reply.damaged_locations == 1
+    assert any("damaged" in reason for reason in reply.reasons)
+    facts = await seen.facts()
+    (entry,) = status.damaged(seen.cluster.view, facts).locations
+    assert (entry.extent, entry.volume, entry.node, entry.evidence) == (E, "volume1", "node1", "found bad")
+    by_name = {volume.name: volume.damaged for volume in status.volumes(seen.cluster.view, facts)}
+    assert by_name == {"volume1": 1, "volume2": 0, "volume3": 0, "volume4": 0}
+
+
+async def test_files_that_only_an_absent_node_has_are_unavailable_until_its_volume_is_destroyed() -> None:
+    seen = Seen(ToyCluster())
+    cluster = seen.cluster
+    cluster.open_extent(E, writer=1, length=30_000)
+    cluster.settle()
+    cluster.write(E, 40_000)
+    cluster.down(1)
+    cluster.settle()
+    reply = await seen.status()
+    assert (reply.unavailable_files, reply.lost_files) == (10, 0)
+    assert any("come back with node1" in reason for reason in reply.reasons)
+    cluster.set_access(1, "destroyed")
+    reply = await seen.status()
+    assert (reply.unavailable_files, reply.lost_files) == (0, 10)
+
+
+async def test_deleted_files_are_neither_unavailable_nor_lost() -> None:
+    seen = Seen(ToyCluster())
+    cluster = seen.cluster
+    cluster.open_extent(E, writer=1, length=40_000)
+    cluster.seal(E)
+    cluster.put_extent(E, replace(cluster.row(E), dead_records=38))
+    cluster.down(1)
+    cluster.settle()
+    assert (await seen.status()).unavailable_files == 2
+
+
+async def test_the_brake_is_a_reason() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    for node in (1, 2):
+        seen.cluster.down(node)
+    seen.cluster.settle()
+    reply = await seen.status()
+    assert reply.brake
+    assert reply.brake in reply.reasons
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heard_age_s": 9.0}, "has not heard from etcd for 9 s"),
+        ({"sampled": False}, "etcd did not tell"),
+        ({"pending": 3}, "3 changed extents"),
+    ],
+)
+async def test_what_is_not_known_is_not_green(changes: dict[str, object], words: str) -> None:
+    assert words in only(await Seen(ToyCluster()).status(**changes))
+
+
+async def test_no_leader_is_not_green() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.delete(keys.LEADER)
+    assert "no coordinator leads" in only(await seen.status())
+
+
+async def test_changed_extents_beyond_the_limit_are_pending_and_come_next() -> None:
+    cluster = ToyCluster()
+    for extent in range(300):
+        cluster.open_extent(extent, writer=1, length=MIB)
+    index = OffPolicy()
+    opened = dict(cluster.opened)
+    await index.refresh(cluster.view, places(cluster.view), opened, cluster.policy, cluster.now_ms, 100)
+    assert index.pending > 0
+    while index.pending:
+        before = index.pending
+        await index.refresh(cluster.view, places(cluster.view), opened, cluster.policy, cluster.now_ms, 100)
+        assert index.pending < before
+    assert len(index.marks) == 300
+
+
+async def test_who_plans_sees_what_an_answer_looked_at() -> None:
+    cluster = ToyCluster()
+    index = OffPolicy()
+    index.looked = {}
+    cluster.open_extent(E, writer=1, length=MIB)
+    await index.refresh(cluster.view, places(cluster.view), dict(cluster.opened), cluster.policy, cluster.now_ms, 10)
+    await index.refresh(cluster.view, places(cluster.view), dict(cluster.opened), cluster.policy, cluster.now_ms, 10)
+    assert E in index.take_looked()
+
+
+async def test_pools_show_their_debt_and_volumes() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.open_extent(E, writer=1, length=MIB)
+    infos = {info.name: info for info in status.pools(seen.cluster.view, await seen.facts())}
+    assert infos["copy"].debt_bytes == MIB - 4096
+    assert (infos["primary"].volumes, infos["primary"].nodes, infos["primary"].extents) == (2, 2, 1)
+
+
+# -- wait --copied ---------------------------------------------------------------------------------
+async def ask(seen: Seen, marks: list[list[int]] | None = None) -> CopiedReply:
+    facts = await seen.facts()
+    view = seen.cluster.view
+    taken = waiting.take_marks(view, facts.marks, seen.cluster.opened) if marks is None else marks
+    return waiting.reply(waiting.unreached(view, taken, facts.places), facts.marks)
+
+
+async def test_waiting_ends_when_what_was_committed_before_is_copied_whatever_came_later() -> None:
+    seen = Seen(ToyCluster())
+    cluster = seen.cluster
+    cluster.open_extent(E, writer=1, length=MIB)
+    first = await ask(seen)
+    assert (first.done, first.marks, first.debt_bytes) == (False, [[E, MIB]], MIB - 4096)
+    cluster.settle()
+    cluster.write(E, 2 * MIB)
+    second = await ask(seen, first.marks)
+    assert second.done
+    assert second.debt_extents == 1, "the later bytes are debt, and nobody asked for them"
+
+
+async def test_waiting_goes_on_when_the_copy_that_was_there_is_gone() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    assert (await ask(seen)).done
+    seen.cluster.mark(E, 3, "damaged")
+    assert not (await ask(seen)).done
+
+
+@pytest.mark.parametrize("marks", [[[1]], [[1, 2, 3]], [[-1, 5]], [[1, -5]]])
+def test_marks_that_no_call_gave_out_are_refused(marks: list[list[int]]) -> None:
+    with pytest.raises(Invalid):
+        waiting.check_marks(marks)
