@@ -23,6 +23,8 @@ class Identity(msgspec.Struct):
     node_id: int = -1
     credential: bytes = b""
     command_key: bytes = b""
+    #: Names of volumes that were mounted once: a directory without a label is a disk that is not there, not a new one.
+    mounted: list[str] = []
 
     @property
     def joined(self) -> bool:

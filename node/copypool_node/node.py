@@ -62,6 +62,7 @@ class Node:
         self._store = IdentityStore(config.state_dir, self._disk)
         self._keeper = VolumeKeeper(self.session, self.holdings, self.sealer)
         self._by_id: dict[int, MountedVolume] = {}
+        self._identity_turn = asyncio.Lock()
         self._main: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class Node:
                     cluster_id=self.session.cluster_id,
                     reserve_bytes=config.reserve_bytes,
                     disk=self._disk,
+                    create=config.name not in self.session.identity.mounted,
                 )
             except CopypoolError as exc:
                 log.error("volume %s is not used: %s", config.name, exc)
@@ -145,8 +147,18 @@ class Node:
 
     async def _bring_up(self, volume: MountedVolume) -> None:
         await self._keeper.bring_up(volume)
-        if volume.id >= 0:
-            self._by_id[volume.id] = volume
+        if volume.id < 0:
+            return
+        self._by_id[volume.id] = volume
+        async with self._identity_turn:
+            identity = self.session.identity
+            if volume.name in identity.mounted:
+                return
+            identity.mounted.append(volume.name)
+            try:
+                await asyncio.to_thread(self._store.store, identity)
+            except CopypoolError as exc:
+                log.error("volume %s is not noted as mounted: %s", volume.name, exc)
 
     async def _sweep(self) -> None:
         """Once a heartbeat: seal idle stream extents."""

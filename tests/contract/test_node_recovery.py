@@ -260,3 +260,14 @@ async def test_a_clean_end_finishes_what_is_queued(tmp_path: Path, coordinator: 
 
 def _heartbeats(coordinator: FakeCoordinator) -> list[HeartbeatRequest]:
     return [one for one in coordinator.requests["heartbeat"] if isinstance(one, HeartbeatRequest)]
+
+
+async def test_a_volume_whose_disk_is_gone_is_not_made_anew(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("a", b"1")
+    (tmp_path / "n1" / "volume").rename(tmp_path / "elsewhere")
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(lambda: node.node.session.alive, "the node is registered")
+        await eventually(lambda: len(coordinator.requests["heartbeat"]) > 20, "it lives on")
+        assert not node.node.ready
+        assert not (tmp_path / "n1" / "volume" / "label").exists()
