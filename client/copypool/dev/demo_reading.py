@@ -30,6 +30,11 @@ class Readers:
         self._prefix = prefix
         self._files = files
 
+    async def until(self, enough: asyncio.Event) -> None:
+        """Read everything in rounds; the round in which `enough` is set is the last."""
+        while not enough.is_set():
+            await self.round()
+
     async def round(self) -> None:
         """Read every file once; `reads`, `bytes` and `failures` say how it went."""
         # Largest first: the large file is being read during the whole round.

@@ -1,0 +1,88 @@
+"""`copypool dev`, as a user runs it: one cluster in one folder, idempotent, and gone without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kit.cluster import CLI_TIMEOUT_S
+
+
+async def copypool(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the command line tool in `folder`; exit code and standard output."""
+    environment = {key: value for key, value in os.environ.items() if key != "COPYPOOL_PROFILE"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "copypool.cli.main",
+        *arguments,
+        cwd=folder,
+        env={**environment, "XDG_CONFIG_HOME": str(folder / "no-profile-here")},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), CLI_TIMEOUT_S)
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def processes(folder: Path) -> dict[str, dict[str, Any]]:
+    code, out = await copypool(folder, "dev", "status", "--json")
+    found = {process["name"]: process for process in json.loads(out)["processes"]}
+    assert code == (0 if all(process["state"] == "ready" for process in found.values()) else 3)
+    return found
+
+
+async def test_a_cluster_in_a_folder_from_up_to_down(tmp_path: Path) -> None:
+    sizes = ("--coordinators", "1", "--primary-nodes", "1", "--copy-nodes", "1")
+    try:
+        assert (await copypool(tmp_path, "dev", "up", *sizes))[0] == 0
+        first = await processes(tmp_path)
+        assert set(first) == {"etcd1", "coordinator1", "node1", "node2"}
+
+        # Again: nothing is started twice, also when no sizes are named; other sizes are refused.
+        assert (await copypool(tmp_path, "dev", "up"))[0] == 0
+        assert await processes(tmp_path) == first
+        assert (await copypool(tmp_path, "dev", "up", "--copy-nodes", "2"))[0] == 6
+
+        # The other commands find the profile of this folder by themselves.
+        (tmp_path / "letter").write_bytes(b"dear store")
+        assert (await copypool(tmp_path, "put", "letter", "default/letter"))[0] == 0
+        assert (await copypool(tmp_path, "wait", "--copied", "--timeout", "30"))[0] == 0
+
+        assert (await copypool(tmp_path, "dev", "kill", "node1"))[0] == 0
+        assert (await processes(tmp_path))["node1"]["state"] == "down"
+        assert (await copypool(tmp_path, "dev", "kill", "node1"))[0] == 1
+        assert await copypool(tmp_path, "cat", "default/letter") == (0, "dear store")
+        assert (await copypool(tmp_path, "dev", "start", "node1"))[0] == 0
+        assert (await copypool(tmp_path, "dev", "stop", "node2"))[0] == 0
+        assert (await processes(tmp_path))["node2"]["state"] == "stopped"
+        assert (await copypool(tmp_path, "dev", "cont", "node2"))[0] == 0
+
+        # Down keeps the data, up brings it back, on the same ports.
+        assert (await copypool(tmp_path, "dev", "down"))[0] == 0
+        assert {process["state"] for process in (await processes(tmp_path)).values()} == {"down"}
+        assert (await copypool(tmp_path, "dev", "up"))[0] == 0
+        assert {name: process["url"] for name, process in (await processes(tmp_path)).items()} == {
+            name: process["url"] for name, process in first.items()
+        }
+        assert await copypool(tmp_path, "cat", "default/letter") == (0, "dear store")
+        secrets = list((tmp_path / ".dev" / "secrets").iterdir())
+        assert len(secrets) == 3
+        assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+    finally:
+        assert (await copypool(tmp_path, "dev", "down", "--wipe"))[0] == 0
+    assert not (tmp_path / ".dev").exists()
+    left = [path.name for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in _command_line(path)]
+    assert left == []
+
+
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
