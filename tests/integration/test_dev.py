@@ -77,8 +77,12 @@ async def test_a_cluster_in_a_folder_from_up_to_down(tmp_path: Path) -> None:
     finally:
         assert (await copypool(tmp_path, "dev", "down", "--wipe"))[0] == 0
     assert not (tmp_path / ".dev").exists()
-    left = [path.name for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in _command_line(path)]
-    assert left == []
+    assert processes_of(tmp_path) == []
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines that name something in the folder."""
+    return [line for path in Path("/proc").glob("[0-9]*") if str(folder) in (line := _command_line(path))]
 
 
 def _command_line(process: Path) -> str:

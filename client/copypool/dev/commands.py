@@ -41,9 +41,10 @@ def dev() -> None:
 @click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
 def up(folder: Path, timeout_s: float, **given: int | None) -> None:
     """Make the cluster if there is none, start what does not run, wait until all of it serves."""
-    sizes = Sizes(**{name: number for name, number in given.items() if number is not None})
     supervisor = _supervisor(folder)
-    cluster = supervisor.up(None if supervisor.exists and sizes == Sizes() else sizes, timeout_s=timeout_s)
+    sizes = supervisor.load().sizes if supervisor.exists else Sizes()
+    wanted = {name: number for name, number in given.items() if number is not None}
+    cluster = supervisor.up(msgspec.structs.replace(sizes, **wanted), timeout_s=timeout_s)
     click.echo(f"{len(cluster.processes)} processes are ready; logs in {supervisor.layout.logs}")
     profile = "" if folder == Path(DEFAULT_FOLDER) else f" --profile {folder / supervisor.layout.profile_file.name}"
     click.echo("Next:")
