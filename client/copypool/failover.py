@@ -13,8 +13,36 @@ from copypool.protocol.api import Source
 
 Reason = Literal["refused", "timeout", "stall", "checksum", "error", "expired"]
 
+AWAY_S = 3.0  #: how long a node that did not answer is asked last; about what the cluster needs to notice it
+
 #: A source that could not be reached costs a timeout to ask again, one with a bad block costs nothing.
 _WEIGHT: dict[Reason, int] = {"expired": 0, "checksum": 1, "error": 2, "refused": 3, "stall": 4, "timeout": 5}
+
+
+class AwayNodes:
+    """Nodes that did not answer a moment ago: asked last for a while, so that each read does not wait for them anew."""
+
+    __slots__ = ("_until_s",)
+
+    def __init__(self) -> None:
+        self._until_s: dict[int, float] = {}
+
+    def noted(self, node_id: int, reason: Reason, now_s: float) -> None:
+        """A read from this node failed; only silence and refusal say something about the node as a whole."""
+        if reason in ("refused", "timeout", "stall"):
+            self._until_s[node_id] = now_s + AWAY_S
+
+    def answered(self, node_id: int) -> None:
+        """The node answered a read."""
+        if self._until_s:
+            self._until_s.pop(node_id, None)
+
+    def ids(self, now_s: float) -> list[int]:
+        """Nodes to ask last."""
+        if not self._until_s:
+            return []
+        self._until_s = {node: until_s for node, until_s in self._until_s.items() if until_s > now_s}
+        return list(self._until_s)
 
 
 class SegmentSources:
@@ -25,8 +53,9 @@ class SegmentSources:
 
     __slots__ = ("_failed_at", "_refreshed_at", "_sources", "_weight", "story")
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = list(sources)
+    def __init__(self, sources: Sequence[Source], away: Sequence[int] = ()) -> None:
+        """`away`: ids of nodes to ask last."""
+        self._sources = sorted(sources, key=lambda source: source.node_id in away)
         self._failed_at: dict[tuple[int, str], int] = {}
         self._weight: dict[tuple[int, str], int] = {}
         self._refreshed_at: int | None = None
@@ -53,9 +82,9 @@ class SegmentSources:
         """Whether to look the same version up once more: at most once without progress since the last time."""
         return self._refreshed_at is None or position > self._refreshed_at
 
-    def refreshed(self, sources: Sequence[Source], position: int) -> None:
+    def refreshed(self, sources: Sequence[Source], position: int, away: Sequence[int] = ()) -> None:
         """Start again at `position` with what a new lookup of the same version said."""
-        self._sources = list(sources)
+        self._sources = sorted(sources, key=lambda source: source.node_id in away)
         self._failed_at.clear()
         self._weight.clear()
         self._refreshed_at = position

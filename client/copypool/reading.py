@@ -86,7 +86,8 @@ class Reader:
 
     async def lookup(self, namespace: str, paths: list[str], version: int = 0) -> list[LookupResult]:
         """One result per path, in order; at most `LOOKUP_MAX` paths."""
-        request = LookupRequest(namespace=namespace, paths=paths, version=version)
+        away = self._segments.away_nodes()
+        request = LookupRequest(namespace=namespace, paths=paths, version=version, avoid_nodes=away)
         reply = await self._coordinators.call("lookup", request, LookupReply)
         self._coordinators.clock.heard(reply.cluster_time_ms)
         if len(reply.results) != len(paths):
@@ -128,7 +129,8 @@ class Reader:
 
     async def resolve(self, namespace: str, entry: FileEntry, first: int, count: int) -> list[SegmentPlan]:
         """Sources of segments `first` .. of a file with a manifest."""
-        request = ResolveRequest(namespace, entry.path, entry.version, first, count)
+        away = self._segments.away_nodes()
+        request = ResolveRequest(namespace, entry.path, entry.version, first, count, avoid_nodes=away)
         return (await self._coordinators.call("resolve", request, ResolveReply)).segments
 
 

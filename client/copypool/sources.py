@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from copypool.checking import StripeChecker
-from copypool.failover import Reason, SegmentSources
+from copypool.failover import AwayNodes, Reason, SegmentSources
 from copypool.hedging import HedgeBudget, LatencyWindow
 from copypool.protocol import routes
 from copypool.protocol.api import SegmentPlan, Source
@@ -55,6 +55,11 @@ class SegmentReader:
         self.latencies = LatencyWindow()
         self.budget = HedgeBudget()
         self.hedges = 0  #: second requests sent
+        self._away = AwayNodes()
+
+    def away_nodes(self) -> list[int]:
+        """Ids of nodes that did not answer a moment ago."""
+        return self._away.ids(time.monotonic())
 
     async def read(
         self, plan: SegmentPlan, version: int, start: int, stop: int, refresh: Refresh
@@ -65,7 +70,7 @@ class SegmentReader:
         version is looked up once more. Raises `Unavailable` then, `DigestMismatch` when every source answered with
         bad bytes, or what the lookup raised (`NotFound`: the version is gone).
         """
-        sources = SegmentSources(plan.sources)
+        sources = SegmentSources(plan.sources, self.away_nodes())
         position = start
         while position < stop:
             candidates = sources.candidates(position)
@@ -73,7 +78,7 @@ class SegmentReader:
                 if not sources.may_refresh(position):
                     raise _exhausted(sources, plan, position)
                 plan = await refresh()
-                sources.refreshed(plan.sources, position)
+                sources.refreshed(plan.sources, position, self.away_nodes())
                 continue
             begun: Begun | None = None
             try:
@@ -102,6 +107,7 @@ class SegmentReader:
 
     def _note(self, sources: SegmentSources, plan: SegmentPlan, source: Source, position: int, reason: Reason) -> None:
         sources.failed(source, position, reason)
+        self._away.noted(source.node_id, reason, time.monotonic())
         self._reports.note(plan.extent, source, reason)
 
     async def _begin(
@@ -171,6 +177,7 @@ class SegmentReader:
         except BaseException:
             _close(stream)
             raise
+        self._away.answered(source.node_id)
         self.latencies.add(time.monotonic() - started_s)
         return Begun(source, stream, first)
 

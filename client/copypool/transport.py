@@ -34,7 +34,7 @@ class Timeouts:
     first_byte_s: float = 2.0  #: from the request to the first byte of a read
     stall_s: float = 1.0  #: between two reads from the socket
     rpc_answer_s: float = 4.0  #: of a coordinator
-    write_answer_s: float = 15.0  #: of a node after the last body byte; above the 10 s that it holds a group
+    write_answer_s: float = 6.0  #: of a node after the last body byte; then the same write id goes to another node
 
 
 class LinkFailed(Unavailable):
@@ -152,6 +152,10 @@ class Transport:
             context: ssl.SSLContext | bool = ssl.create_default_context(cafile=ca_file) if ca_file else True
         except (OSError, ssl.SSLError) as exc:
             raise Invalid(f"the CA file {ca_file!r} cannot be used: {exc}") from exc
+        # Counts from the request on a connection that is there; being connected has its own limit.
+        self._read_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.timeouts.connect_s, sock_read=self.timeouts.first_byte_s
+        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections_max, limit_per_host=connections_max // 2, ssl=context),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s),
@@ -211,7 +215,9 @@ class Transport:
         timeouts = self.timeouts
         try:
             async with asyncio.timeout(timeouts.connect_s + timeouts.first_byte_s):
-                response = await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
+                response = await self._session.get(
+                    URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=self._read_timeout
+                )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise _translate(exc, url) from exc
         if response.status < 300:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copypool.checking import StripeChecker
-from copypool.failover import SegmentSources
+from copypool.failover import AWAY_S, AwayNodes, SegmentSources
 from copypool.hedging import BURST_MAX, DELAY_MIN_S, DELAY_UNKNOWN_S, EXTRA_PART, HedgeBudget, LatencyWindow
 from copypool.leases import prefixes_of, prefixes_of_all
 from copypool.protocol.api import Source
@@ -148,6 +148,20 @@ def test_a_new_lookup_needs_progress_since_the_last_one() -> None:
     sources.failed(source(1), 5, "refused")
     assert not sources.may_refresh(5)
     assert sources.may_refresh(6)
+
+
+def test_a_node_that_did_not_answer_is_asked_last_for_a_while() -> None:
+    away = AwayNodes()
+    away.noted(1, "checksum", 0.0)
+    assert away.ids(0.0) == []
+    away.noted(1, "timeout", 0.0)
+    assert away.ids(AWAY_S / 2) == [1]
+    sources = SegmentSources([source(1), source(2)], away.ids(AWAY_S / 2))
+    assert [found.node_id for found in sources.candidates(0)] == [2, 1], "last, but never left out"
+    assert away.ids(AWAY_S) == []
+    away.noted(1, "refused", 0.0)
+    away.answered(1)
+    assert away.ids(0.0) == []
 
 
 @given(
