@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -27,9 +28,11 @@ from copypool.protocol.errors import (
 )
 from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, PullCommand, PullSource
 from copypool.protocol.routes import CAPABILITY
+from copypool.protocol.stripes import FULL_STRIDE_BYTES
 from copypool_node.config import Limits
 from copypool_node.format import Corrupt
 from copypool_node.holdings import Holding, Holdings
+from copypool_node.merging import merge_stripe
 from copypool_node.pacing import Pace
 from copypool_node.scanner import Scanner
 
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 CONNECT_S = 1.0
 STALL_S = 5.0
 FEED_BYTES = 1024 * 1024  #: received, checked and written at a time
+MERGED_SOURCES_MAX = 4  #: copies of one stripe held in memory at a time
 ROUNDS_MAX = 6  #: tries over all sources before the pull is given up; the leader asks again
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 10.0
@@ -196,7 +200,7 @@ class Puller:
             if scanner.verified_length >= command.up_to:
                 await self._commit(holding, scanner)
                 return
-            if scanner.verified_length > before:
+            if scanner.verified_length > before or await self._merge(holding, scanner, command):
                 backoff_s = BACKOFF_MIN_S
             elif round_number + 1 < ROUNDS_MAX:
                 await asyncio.sleep(backoff_s)
@@ -204,17 +208,11 @@ class Puller:
         raise Unavailable(f"no source brings extent {command.extent} past {scanner.verified_length}: {failure}")
 
     async def _from_source(self, holding: Holding, scanner: Scanner, command: PullCommand, source: PullSource) -> None:
-        peer = self._session.peers.get(source.node_id)
-        base = peer.url if peer is not None else source.url
         start, stop = scanner.verified_length, min(command.up_to, source.length)
-        url = f"{base}/i/raw/{command.extent}?from={start}&to={stop}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
         reported = start
         held = bytearray()  #: received from `verified_length` on, not judged yet: less than a stripe and a chunk
         try:
-            async with self._session.link.http.get(
-                url, headers={CAPABILITY: source.capability}, timeout=timeout
-            ) as response:
+            async with self._ask(command.extent, source, start, stop) as response:
                 if response.status >= 400:
                     error = from_response(response.status, await response.content.read(65536), response.content_type)
                     raise Unavailable(error.message)
@@ -230,6 +228,45 @@ class Puller:
             raise Unavailable(f"broke off at {scanner.verified_length}: {str(exc) or type(exc).__name__}") from exc
         finally:
             scanner.forget_pending()
+
+    async def _merge(self, holding: Holding, scanner: Scanner, command: PullCommand) -> bool:
+        """No source brings the stripe at hand as a whole: put it together from blocks that pass in any of them."""
+        at = scanner.verified_length
+        copies = []
+        for source in command.sources[:MERGED_SOURCES_MAX]:
+            stop = min(at + FULL_STRIDE_BYTES, command.up_to, source.length)
+            if stop > at:
+                copies.append(await self._read_some(command.extent, source, at, stop))
+        stripe = merge_stripe(command.extent, at, copies) if len(copies) > 1 else None
+        if stripe is None:
+            return False
+        log.warning("extent %d: the stripe at %d was put together from %d sources", command.extent, at, len(copies))
+        try:
+            await self._take(holding, scanner, bytearray(), stripe)
+        finally:
+            scanner.forget_pending()
+        return True
+
+    async def _read_some(self, extent: int, source: PullSource, start: int, stop: int) -> bytes:
+        """As many bytes of a source's file from `start` on as it gives; unchecked."""
+        found = bytearray()
+        try:
+            async with self._ask(extent, source, start, stop) as response:
+                if response.status < 400:
+                    async for chunk in response.content.iter_any():
+                        found += chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            log.debug("extent %d: node %d gave %d bytes: %s", extent, source.node_id, len(found), exc)
+        return bytes(found)
+
+    def _ask(
+        self, extent: int, source: PullSource, start: int, stop: int
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        peer = self._session.peers.get(source.node_id)
+        base = peer.url if peer is not None else source.url
+        url = f"{base}/i/raw/{extent}?from={start}&to={stop}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
+        return self._session.link.http.get(url, headers={CAPABILITY: source.capability}, timeout=timeout)
 
     async def _take(self, holding: Holding, scanner: Scanner, held: bytearray, chunk: bytes) -> None:
         """Check a chunk; append what is whole now."""

@@ -193,6 +193,24 @@ async def test_bad_bytes_of_a_source_are_never_copied(
         assert good.asked == [max(len(got), rotten.asked[-1])]
 
 
+async def test_two_damaged_sources_make_one_good_copy(
+    tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
+) -> None:
+    await fill(source)
+    data = committed(coordinator, source)
+    first, second = bytearray(data), bytearray(data)
+    first[5 * MIB] ^= 1
+    second[5 * MIB + 200_000] ^= 1
+    async with (
+        running_node(tmp_path, coordinator, name="n2", pool_type="copy") as to,
+        serving(bytes(first)) as one,
+        serving(bytes(second)) as two,
+    ):
+        await to.command("pull", order(coordinator, to, [one.listed(), two.listed()]))
+        await eventually(lambda: any(one.finished for one in reports(coordinator)), "the pull ends")
+        assert to.extent_file(1).read_bytes() == data
+
+
 async def test_a_pull_goes_on_after_a_restart_of_the_destination(
     tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
 ) -> None:
