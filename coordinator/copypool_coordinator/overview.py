@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -34,6 +35,7 @@ _FRESH_S = 1.0
 _LOOK_MAX = 50_000
 #: How long the size of etcd's database is believed.
 _SIZE_S = 10.0
+_SIZE_TIMEOUT_S = 1.0
 #: How long the view may lag behind etcd before `copied` says that it cannot tell.
 _CAUGHT_UP_S = 5.0
 
@@ -118,7 +120,7 @@ class Overview:
             if known is not None and known.now_s >= asked_s - max_age_s:
                 return known
             began_s = time.monotonic()
-            opened, sampled = await self._sampled(max_age_s)
+            opened, sampled = await self._sampled()
             now_ms = self._catalog.now_ms()
             volumes = places(self._view)
             await self._index.refresh(self._view, volumes, opened, self._policy, now_ms, _LOOK_MAX)
@@ -138,9 +140,10 @@ class Overview:
             )
             return self._facts
 
-    async def _sampled(self, max_age_s: float) -> tuple[dict[int, OpenRow], bool]:
+    async def _sampled(self) -> tuple[dict[int, OpenRow], bool]:
+        """Lengths as of now: what was acked before the question is in the answer."""
         try:
-            return await self._sample.refresh(max_age_s), True
+            return await self._sample.refresh(max_age_s=0.0), True
         except CatalogDown as error:
             log.info("status without open extents: %s", error.message)
             return self._sample.rows, False
@@ -148,7 +151,9 @@ class Overview:
     async def _size(self) -> int:
         """Size of etcd's database: the largest member's."""
         if time.monotonic() >= self._size_until_s:
-            members = await self._catalog.etcd.status()
-            self._catalog_bytes = max((member.db_size_bytes for member in members), default=0) or self._catalog_bytes
             self._size_until_s = time.monotonic() + _SIZE_S
+            with contextlib.suppress(TimeoutError):  # a member that hangs must not hold up the answer
+                async with asyncio.timeout(_SIZE_TIMEOUT_S):
+                    members = await self._catalog.etcd.status()
+                    self._catalog_bytes = max((each.db_size_bytes for each in members), default=0)
         return self._catalog_bytes

@@ -8,7 +8,7 @@ idempotent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,8 @@ class Policy:
     first_verify_delay_ms: int = 5_000
     follow_ms: int = 1_000  #: a copy of an open extent is told of new bytes at most this often
     repeat_ms: int = 30_000  #: a command without visible effect is given again
+    #: A location that could be brought on and was not for this long is not waited for (full disk, failing pulls).
+    stalled_ms: int = 300_000
     verify_lost_ms: int = 120_000  #: a verify without verdict is asked for again
     decision_life_ms: int = 3_600_000  #: an older decision to take a location away is made anew
     drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
@@ -184,8 +186,8 @@ class Facts:
         return known
 
 
-def places(view: ClusterView) -> dict[int, VolumeFacts]:
-    """What is true of every volume now, by id."""
+def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, VolumeFacts]:
+    """What is true of every volume now, by id. `refusing`: volumes that their nodes stopped writing to."""
     found = {}
     for name, volume in view.volumes.items():
         row = volume.row
@@ -197,7 +199,7 @@ def places(view: ClusterView) -> dict[int, VolumeFacts]:
             node=row.node,
             up=up,
             counted=up or row.access == "offsite",
-            writable=up and row.access == "readwrite",
+            writable=up and row.access == "readwrite" and row.id not in refusing,
             destroyed=row.access == "destroyed",
         )
     return found

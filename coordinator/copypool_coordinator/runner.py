@@ -24,7 +24,7 @@ from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.chronicle import Chronicle, Entry
 from copypool_coordinator.controllers import audit, copy, health, repair
 from copypool_coordinator.controllers.actions import Action, ActionKey, MarkAway, MarkReturned, Reserve, SealExtent
-from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.heartbeats import Heartbeats, Loads
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.performing import Performer
@@ -111,20 +111,21 @@ class Runner:
             log.warning("the open extents could not be read: %s", error.message)
             opened = {}
         now_ms = self._catalog.now_ms()
+        loads = self._heartbeats.loads(time.monotonic())
         facts = Facts(
             policy=self._policy,
-            places=places(self._view),
+            places=places(self._view, {volume for volume, load in loads.items() if load.report.read_only}),
             opened=opened,
             memory=self._memory,
-            choose=self._chooser(),
+            choose=self._chooser(loads),
             brake=self.brake(now_ms),
         )
         started = self._start(group, health.plan(self._view, facts))
         await self._index.refresh(self._view, facts.places, opened, self._policy, now_ms, _PASS_MAX)
         changed = self._index.take_looked()
-        for extent in changed:
-            self._settle(extent, now_ms)
         due = list(dict.fromkeys([*changed, *self._next_turn()]))
+        for extent in due:
+            self._settle(extent, now_ms)
         for first in range(0, len(due), _SLICE):
             started += await self._plan(group, facts, now_ms, due[first : first + _SLICE])
         self._tell_news(facts, now_ms)
@@ -208,9 +209,8 @@ class Runner:
             del self._rests[next(iter(self._rests))]
         self._rests[key] = (time.monotonic() + rest_s, failures)
 
-    def _chooser(self) -> Chooser:
+    def _chooser(self, loads: Loads) -> Chooser:
         """Where a new location goes, by what the nodes say now; volumes given up are no reason to avoid a node."""
-        loads = self._heartbeats.loads(time.monotonic())
         view = self._view
 
         def choose(row: ExtentRow, pool: int) -> int | None:

@@ -36,7 +36,12 @@ def fill(
         return _finish(view, facts, now_ms, extent, row, committed, pool)
     growing = [(location, place) for location, place in here if _can_grow(row, location, place)]
     if growing:
-        location, place = max(growing, key=lambda item: (item[0].length, -item[0].generation))
+        stalled = {location.generation for location, _ in growing if _stalled(facts, now_ms, row, location, committed)}
+        if len(stalled) == len(growing) and (elsewhere := _reserve(facts, extent, row, pool, here)):
+            return elsewhere
+        location, place = max(
+            growing, key=lambda item: (item[0].generation not in stalled, item[0].length, -item[0].generation)
+        )
         step = pull(view, facts, now_ms, extent, row, location, place, committed, repair=pool.primary)
         return [] if step is None else [step]
     if any(_waits(view, facts, now_ms, row, location, place, committed) for location, place in here):
@@ -46,6 +51,16 @@ def fill(
 
 def _can_grow(row: ExtentRow, location: Location, place: VolumeFacts) -> bool:
     return place.writable and location.state in ("copying", "good") and not is_writer(row, location)
+
+
+def _stalled(facts: Facts, now_ms: int, row: ExtentRow, location: Location, committed: int) -> bool:
+    """Whether this location has stood still for long although a good source has more."""
+    if now_ms - location.changed_ms < facts.policy.stalled_ms:
+        return False
+    if row.open and location.state == "good":
+        return False  # it had all there was until a moment ago, perhaps for hours
+    best = max((source.length for source in sources_for(facts, row, location, committed)), default=0)
+    return best > location.length
 
 
 def _finish(
@@ -103,7 +118,9 @@ def _reserve(
     if damaged is not None:
         why = f"its location there is {damaged[0].state}"
     elif here:
-        why = "its volume was destroyed" if here[0][1].destroyed else "its node is away"
+        place = here[0][1]
+        stands = "the one begun there stands still" if place.up else "its node is away"
+        why = "its volume was destroyed" if place.destroyed else stands
     else:
         why = "it has no location there yet"
     return [Reserve(extent, volume, pool.pool, repair=pool.primary or bool(here), why=why, cause=cause)]

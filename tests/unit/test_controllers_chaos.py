@@ -1,0 +1,131 @@
+"""Random failures, returns, damage and interrupted plans: no action ever loses a byte, and calm heals everything."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from copypool_coordinator.controllers.actions import Action
+from copypool_coordinator.policy import Memory, Policy, places
+from copypool_coordinator.protection import assess, reach
+from kit.toy_cluster import CLASS, MIB, ToyCluster
+
+PRIMARY_NODES, COPY_NODES = 2, 2
+NODES = PRIMARY_NODES + COPY_NODES
+EXTENTS_MAX = 3
+
+
+class Chaos(RuleBasedStateMachine):
+    """Between any two actions anything may happen; what the controllers do themselves must never make it worse."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.cluster = ToyCluster(PRIMARY_NODES, COPY_NODES, Policy(grace_ms=20_000, drop_delay_ms=30_000))
+        self.extents = 0
+
+    def best(self, extent: int) -> int:
+        """The longest prefix that some location holds and nothing speaks against, on whatever node."""
+        row = self.cluster.row(extent)
+        committed = self.cluster.committed(extent)
+        whole = [each for each in row.locations if each.state in ("good", "copying")]
+        return max((reach(row, each, committed) for each in whole), default=0)
+
+    def perform(self, action: Action) -> None:
+        before = {extent: (self.best(extent), self.cluster.held(extent)) for extent in range(self.extents)}
+        self.cluster.perform(action)
+        for extent, (best, held) in before.items():
+            assert self.best(extent) >= best, f"{action} lost good bytes of extent {extent}"
+            assert self.cluster.held(extent) >= held, f"{action} lost bytes on disk of extent {extent}"
+
+    # -- what clients and the world do -----------------------------------------------------------
+    @rule(writer=st.integers(1, PRIMARY_NODES))
+    def open_extent(self, writer: int) -> None:
+        if self.extents < EXTENTS_MAX and self.cluster.view.node_up(writer):
+            self.cluster.open_extent(self.extents, writer=writer, length=MIB)
+            self.extents += 1
+
+    @rule(extent=st.integers(0, EXTENTS_MAX - 1))
+    def write(self, extent: int) -> None:
+        row = self.cluster.row(extent) if extent < self.extents else None
+        session = self.cluster.view.sessions.get(row.writer_node) if row is not None else None
+        if row is not None and row.open and session is not None and session.mod_revision == row.epoch:
+            self.cluster.write(extent, self.cluster.committed(extent) + MIB)
+
+    @rule(node=st.integers(1, NODES))
+    def session_ends(self, node: int) -> None:
+        if self.cluster.view.node_up(node):
+            self.cluster.down(node)
+
+    @rule(node=st.integers(1, NODES))
+    def session_begins(self, node: int) -> None:
+        self.cluster.up(node)
+
+    @rule(extent=st.integers(0, EXTENTS_MAX - 1), volume=st.integers(1, NODES))
+    def a_location_goes_bad(self, extent: int, volume: int) -> None:
+        """One bad disk at a time: only where another good location reaches as far."""
+        if extent >= self.extents or self.cluster.row(extent).open:
+            return
+        row = self.cluster.row(extent)
+        others = [each for each in row.locations if each.volume != volume and each.state == "good"]
+        here = [each for each in row.locations if each.volume == volume and each.state == "good"]
+        if here and any(each.length >= here[0].length for each in others):
+            self.cluster.mark(extent, volume, "damaged")
+
+    @rule(ms=st.sampled_from([500, 5_000, 30_000]))
+    def time_goes_by(self, ms: int) -> None:
+        self.cluster.wait(ms)
+
+    @rule()
+    def another_leader(self) -> None:
+        self.cluster.memory = Memory()
+
+    # -- what controllers do -----------------------------------------------------------------------
+    @rule(count=st.integers(0, 4), stale=st.booleans())
+    def some_actions_of_a_plan(self, count: int, stale: bool) -> None:
+        """The first few actions; with `stale`, of a plan made before the world moved on."""
+        actions = self.cluster.plan()
+        if stale:
+            self.cluster.wait(500)
+        for action in actions[:count]:
+            self.perform(action)
+
+    @rule()
+    def a_whole_pass(self) -> None:
+        for action in self.cluster.plan():
+            self.perform(action)
+        self.cluster.wait(100)
+
+    @invariant()
+    def a_location_never_claims_more_than_is_there(self) -> None:
+        if not hasattr(self, "cluster"):
+            return
+        for extent in range(self.extents):
+            for location in self.cluster.row(extent).locations:
+                assert location.length <= self.cluster.committed(extent)
+
+    def teardown(self) -> None:
+        """Calm: all are back, extents end, time goes by: everything is as its class wants, with nothing too much."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        for node in range(1, NODES + 1):
+            if not cluster.view.node_up(node):
+                cluster.up(node)
+        for extent in range(self.extents):
+            if cluster.row(extent).open:
+                cluster.seal(extent)
+        for _ in range(60):
+            cluster.wait(10_000)
+            for action in cluster.plan():
+                self.perform(action)
+        known, extent_class = places(cluster.view), cluster.view.classes[CLASS].row
+        for extent in range(self.extents):
+            standing = assess(cluster.row(extent), cluster.committed(extent), extent_class, known)
+            story = [each for each in cluster.history if extent in each.key[1:2]]
+            assert standing.satisfied, f"extent {extent}: {cluster.row(extent)}\n{story}"
+            assert len(cluster.row(extent).locations) == 2, f"extent {extent}: {cluster.row(extent)}\n{story}"
+
+
+TestChaos = Chaos.TestCase
+TestChaos.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
