@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from copypool.dev import processes
+from kit.eventually import eventually
 
 MARK = "a mark that no other program has"
 
@@ -24,11 +25,11 @@ def sleeper(tmp_path: Path) -> Iterator[int]:
     assert processes.wait_gone(pid, MARK, 5.0)
 
 
-def test_it_runs_is_frozen_goes_on_and_ends(sleeper: int) -> None:
+async def test_it_runs_is_frozen_goes_on_and_ends(sleeper: int) -> None:
     assert processes.state_of(sleeper, MARK) == "running"
     assert os.getsid(sleeper) == sleeper != os.getsid(0)
     assert processes.send(sleeper, MARK, signal.SIGSTOP)
-    assert processes.state_of(sleeper, MARK) == "stopped"
+    await eventually(lambda: processes.state_of(sleeper, MARK) == "stopped", "the process is frozen")
     assert not processes.wait_gone(sleeper, MARK, 0.05)
     assert processes.send(sleeper, MARK, signal.SIGCONT)
     assert processes.send(sleeper, MARK, signal.SIGTERM)
