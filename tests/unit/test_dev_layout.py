@@ -69,5 +69,10 @@ def test_etcd_members_know_each_other() -> None:
 
 
 def test_toml_keeps_quotes_backslashes_and_line_breaks() -> None:
-    awkward: dict[str, settings.Value] = {"a": 'say "hi"\\\n\ttab', "b": ["x", 'y"'], "c": {"d": True, "e": 1.5}, "f": 7}
+    awkward: dict[str, settings.Value] = {
+        "a": 'say "hi"\\\n\ttab',
+        "b": ["x", 'y"'],
+        "c": {"d": True, "e": 1.5},
+        "f": 7,
+    }
     assert tomllib.loads(settings.to_toml(awkward)) == awkward
