@@ -74,6 +74,10 @@ class Body:
             return
         loop = asyncio.get_running_loop()
         try:
+            if self._content.is_eof():  # all of it is here already: the usual case of a small body
+                self._take(self._content.read_nowait())
+                self._end()
+                return
             async with asyncio.timeout(self._stall_s) as stall:
                 while self._ready_bytes < wanted:
                     chunk = await self._content.readany()
