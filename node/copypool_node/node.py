@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from copypool.protocol.errors import CopypoolError, Overloaded, Unauthorized
 from copypool_node.clock import ClusterClock
-from copypool_node.config import NodeConfig, client_context, read_secret
+from copypool_node.config import NodeConfig, VolumeConfig, client_context, read_secret
 from copypool_node.disk import Disk
 from copypool_node.heartbeat import Heart
 from copypool_node.holdings import Holding, Holdings
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 REGISTER_S = 30.0
 RETRY_S = 1.0
+VOLUME_RETRY_S = 2.0
 DRAIN_S = 5.0
 DIGEST_THREADS = 2
 
@@ -63,6 +64,7 @@ class Node:
         self._keeper = VolumeKeeper(self.session, self.holdings, self.sealer)
         self._by_id: dict[int, MountedVolume] = {}
         self._identity_turn = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[bool]] = {}
         self._main: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------
@@ -75,13 +77,7 @@ class Node:
             await self._join()
             while True:
                 await self._register()
-                await self._open_volumes()
-                async with asyncio.TaskGroup() as group:
-                    heart = Heart(self.session, self.volumes, self.config.limits.heartbeat_s, self._rng)
-                    group.create_task(heart.run())
-                    for volume in self.volumes:
-                        group.create_task(self._bring_up(volume))
-                    group.create_task(self._sweep())
+                await self._live()
                 await self._let_go("the session ended")
         except asyncio.CancelledError:
             raise
@@ -119,31 +115,58 @@ class Node:
                 log.warning("cannot register yet: %s", exc)
                 await asyncio.sleep(RETRY_S)
 
-    async def _open_volumes(self) -> None:
-        """Lock and index the volumes that are not open yet; one that cannot be opened is tried at the next session."""
-        opened = {volume.name for volume in self.volumes}
-        for config in self.config.volumes:
-            if config.name in opened:
-                continue
-            try:
-                disk = await Volume.open(
-                    config.path,
-                    name=config.name,
-                    pool=config.pool,
-                    pool_type=config.pool_type,
-                    cluster_id=self.session.cluster_id,
-                    reserve_bytes=config.reserve_bytes,
-                    disk=self._disk,
-                    create=config.name not in self.session.identity.mounted,
-                )
-            except CopypoolError as exc:
-                log.error("volume %s is not used: %s", config.name, exc)
-                continue
-            volume = MountedVolume(config, disk, self.config.limits, self.session, self.holdings, self.metrics)
-            self.volumes.append(volume)
-            self.verifiers[volume] = Verifier(
-                volume, self.session, self.holdings, self.metrics, self.config.limits.commands_queued
+    async def _live(self) -> None:
+        """One session, to its end: the heart beats, each volume is brought up on its own."""
+        heart = Heart(self.session, self.volumes, self.config.limits.heartbeat_s, self._rng)
+        others = [asyncio.create_task(self._keep(config)) for config in self.config.volumes]
+        others.append(asyncio.create_task(self._sweep()))
+        try:
+            await heart.run()
+        finally:
+            # A volume whose disk hangs is left where it is; it must not hold up the next registration.
+            for task in others:
+                task.cancel()
+            results = await asyncio.gather(*others, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _keep(self, config: VolumeConfig) -> None:
+        """Open a volume, however long that takes (locked, disk not there), and bring it up under this session."""
+        while True:
+            volume = next((one for one in self.volumes if one.name == config.name), None)
+            if volume is not None:
+                return await self._bring_up(volume)
+            opening = self._opening.get(config.name)
+            if opening is None:
+                opening = self._opening[config.name] = asyncio.create_task(self._open(config))
+            await asyncio.wait([opening])  # it goes on when the session ends: a lock that it took is not lost
+            del self._opening[config.name]
+            if not opening.result():
+                await asyncio.sleep(VOLUME_RETRY_S)
+
+    async def _open(self, config: VolumeConfig) -> bool:
+        """Lock and index a volume; False when it cannot be used now."""
+        try:
+            disk = await Volume.open(
+                config.path,
+                name=config.name,
+                pool=config.pool,
+                pool_type=config.pool_type,
+                cluster_id=self.session.cluster_id,
+                reserve_bytes=config.reserve_bytes,
+                disk=self._disk,
+                create=config.name not in self.session.identity.mounted,
             )
+        except CopypoolError as exc:
+            log.error("volume %s cannot be used now: %s", config.name, exc)
+            return False
+        volume = MountedVolume(config, disk, self.config.limits, self.session, self.holdings, self.metrics)
+        self.verifiers[volume] = Verifier(
+            volume, self.session, self.holdings, self.metrics, self.config.limits.commands_queued
+        )
+        self.volumes.append(volume)
+        return True
 
     async def _bring_up(self, volume: MountedVolume) -> None:
         await self._keeper.bring_up(volume)
@@ -196,6 +219,9 @@ class Node:
         await self._close()
 
     async def _close(self) -> None:
+        for opening in self._opening.values():
+            opening.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
         await self.puller.close()
         for verifier in self.verifiers.values():
             await verifier.close()

@@ -13,6 +13,7 @@ import pytest
 
 from copypool.protocol.errors import Fenced, NoSpace, OutcomeUnknown, Unavailable
 from copypool.protocol.internal import HeartbeatRequest, InventoryReport, SealCommand
+from copypool_node.disk import Disk
 from copypool_node.format import find_seal_footer
 from copypool_node.scanner import Scanner
 from kit.eventually import eventually
@@ -271,3 +272,36 @@ async def test_a_volume_whose_disk_is_gone_is_not_made_anew(tmp_path: Path, coor
         await eventually(lambda: len(coordinator.requests["heartbeat"]) > 20, "it lives on")
         assert not node.node.ready
         assert not (tmp_path / "n1" / "volume" / "label").exists()
+
+
+async def test_a_volume_that_is_locked_is_used_once_the_other_process_is_gone(
+    tmp_path: Path, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("copypool_node.node.VOLUME_RETRY_S", 0.05)
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("a", b"1")
+    disk = Disk()
+    held = disk.lock(str(tmp_path / "n1" / "volume" / "lock"))
+    assert held is not None
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(lambda: node.node.session.alive, "the node is registered")
+        assert not node.node.ready
+        disk.close(held)
+        await eventually(lambda: node.node.ready, "the volume is used")
+        await node.put("b", b"2")
+
+
+async def test_one_hung_disk_does_not_keep_the_node_from_a_new_session(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    disk = FaultyDisk()
+    async with running_node(tmp_path, coordinator, disk=disk, limits=quick_limits(probe_max_age_s=60)) as node:
+        disk.hold("sync_directory")
+        for _ in range(2):
+            epoch = node.node.session.epoch
+            coordinator.end_session(1)
+            await eventually(lambda before=epoch: node.node.session.epoch > before, "a new epoch")  # type: ignore[misc]
+        assert not node.node.ready
+        disk.let_go("sync_directory")
+        await eventually(lambda: node.node.ready, "the volume is brought up once its disk answers")
+        await node.put("a", b"1")
