@@ -11,7 +11,7 @@ from copypool.results import BulkResult
 from copypool.uploading import first_error
 from copypool.writing import Writer
 
-DELETES_IN_FLIGHT = 64  #: nodes put concurrent deletes into one group, so many at once cost little more than one
+DELETES_IN_FLIGHT = 128  #: nodes put concurrent deletes into one group, so many at once cost little more than one
 
 
 async def delete_listed(

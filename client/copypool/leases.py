@@ -49,7 +49,7 @@ class LeasePool:
             try:
                 lease = await self._take(_Key(namespace, prefix, large), avoid_nodes)
             except NotFound as exc:
-                refusal = refusal or exc
+                refusal = exc  # the narrowest one names the path
                 refused.append((namespace, prefix))
                 continue
             self._too_wide.update(refused)
