@@ -43,7 +43,7 @@ class Batcher(Generic[K, V]):
         self._weight = weight
         self._on_batch = on_batch
         self._pending: dict[K, list[asyncio.Future[V]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], list[tuple[K, list[asyncio.Future[V]]]]] = {}
         self._scheduled = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -91,12 +91,17 @@ class Batcher(Generic[K, V]):
     def _send(self) -> None:
         self._scheduled = False
         while self._pending and len(self._tasks) < self._flying_max:
-            task = self._loop.create_task(self._call(self._take()))
-            self._tasks.add(task)
+            taken = self._take()
+            task = self._loop.create_task(self._call(taken))
+            self._tasks[task] = taken
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        taken = self._tasks.pop(task)
+        if task.cancelled():
+            # Also one that was cancelled before its first step, which no handler inside would see.
+            for _, waiters in taken:
+                _fail(waiters, Unavailable(f"{self._name}: this process is stopping"))
         if not self._closed:
             self._send()
 
@@ -124,10 +129,6 @@ class Batcher(Generic[K, V]):
             values = await self._run([key for key, _ in taken])
             if len(values) != len(taken):
                 raise BrokenInvariant(f"{self._name}: {len(taken)} keys were asked and {len(values)} values came")
-        except asyncio.CancelledError:
-            for _, waiters in taken:
-                _fail(waiters, Unavailable(f"{self._name}: this process is stopping"))
-            raise
         except Exception as error:  # noqa: BLE001 - the waiters are the ones who handle it
             for _, waiters in taken:
                 _fail(waiters, error)

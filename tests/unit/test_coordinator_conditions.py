@@ -1,0 +1,59 @@
+"""Range and condition headers of plain HTTP, at their edges."""
+
+from __future__ import annotations
+
+import pytest
+
+from copypool.protocol.errors import RangeNotSatisfiable
+from copypool_coordinator.conditions import byte_range, etag_of, not_modified
+
+ETAG = etag_of(7)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("bytes=0-0", (0, 1)),
+        ("bytes=0-", (0, 10)),
+        ("bytes=9-9", (9, 10)),
+        ("bytes=3-99", (3, 10)),
+        ("bytes=-1", (9, 10)),
+        ("bytes=-10", (0, 10)),
+        ("bytes=-99", (0, 10)),
+        ("bytes=5-3", None),
+        ("bytes=-", None),
+        ("bytes=0-1,3-4", None),
+        ("items=0-1", None),
+        ("bytes=+1-2", None),
+        ("bytes=1", None),
+        ("bytes=0-" + "9" * 30, None),
+    ],
+)
+def test_one_range_or_the_whole_file(text: str, wanted: tuple[int, int] | None) -> None:
+    assert byte_range({"Range": text}, ETAG, 10) == wanted
+
+
+@pytest.mark.parametrize("text", ["bytes=10-", "bytes=10-12", "bytes=-0"])
+def test_a_range_outside_is_refused(text: str) -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        byte_range({"Range": text}, ETAG, 10)
+
+
+@pytest.mark.parametrize("text", ["bytes=0-", "bytes=0-0", "bytes=-1"])
+def test_an_empty_file_has_no_range(text: str) -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        byte_range({"Range": text}, ETAG, 0)
+
+
+def test_a_range_of_another_version_is_the_whole_file() -> None:
+    assert byte_range({"Range": "bytes=0-1", "If-Range": ETAG}, ETAG, 10) == (0, 2)
+    assert byte_range({"Range": "bytes=0-1", "If-Range": etag_of(6)}, ETAG, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [(ETAG, True), (f'"1", {ETAG}', True), (f"W/{ETAG}", True), ("*", True), ('"8"', False), ("", False)],
+)
+def test_if_none_match(text: str, same: bool) -> None:
+    assert not_modified({"If-None-Match": text}, ETAG) is same
+    assert not not_modified({}, ETAG)
