@@ -208,11 +208,12 @@ class ToyCluster:
             case BeginDrop(key):
                 self._begin_drop(key)
             case FinishDrop(key):
-                self.bytes_on.pop(key, None)
                 row = self.row(key.extent)
                 location = locations.find(row, key.volume, key.generation)
-                assert location is not None
-                assert location.state == "dropping"
+                if location is None or not self.view.node_up(action.node):
+                    return
+                self.bytes_on.pop(key, None)
+                assert location.state == "dropping", "a location that began to go never comes back"
                 self.put_extent(key.extent, locations.without_location(row, location))
         for check in self.checks:
             check()
@@ -221,8 +222,8 @@ class ToyCluster:
         key = action.location
         row = self.row(key.extent)
         location = locations.find(row, key.volume, key.generation)
-        assert location is not None, "a pull into a location that was never reserved"
-        assert self.view.node_up(action.node)
+        if location is None or not self.view.node_up(action.node):
+            return  # the command arrives nowhere, or its reports meet no location
         self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed))
         best = max((source.length for source in action.sources), default=0)
         length = max(location.length, min(action.up_to, best))
@@ -244,7 +245,8 @@ class ToyCluster:
         key = action.location
         row = self.row(key.extent)
         location = locations.find(row, key.volume, key.generation)
-        assert location is not None
+        if location is None or not self.view.node_up(action.node):
+            return
         self.memory.note_verify(key, Told(self.now_ms, action.epoch, action.length, action.sealed))
         self.put_extent(key.extent, locations.verified(row, location, action.length, b"digest", self.now_ms))
 
@@ -253,14 +255,15 @@ class ToyCluster:
         location = locations.find(row, key.volume, key.generation)
         known = places(self.view)
         extent_class = self.view.classes[row.class_id].row
-        assert location is not None
+        if location is None or location.state == "dropping":
+            return
         if may_leave(
             row,
             location,
             self.committed(key.extent),
             lambda other: known[other.volume].counted,
             wanted_total(extent_class),
-            self.memory.decided[key],
+            self.memory.decided.get(key, self.now_ms),
         ):
             new = locations.marked(row, location, "missing", "", self.now_ms)
             dropping = locations.find(new, key.volume, key.generation)

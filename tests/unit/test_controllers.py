@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from copypool_coordinator.controllers import copy
 from copypool_coordinator.controllers.actions import (
     BeginDrop,
     Decide,
@@ -248,6 +249,23 @@ def test_stale_verifications_do_not_let_anything_go() -> None:
     assert not any(isinstance(action, BeginDrop) for action in cluster.plan())
 
 
+def test_a_drop_planned_before_the_survivors_went_bad_is_refused() -> None:
+    """A9: the leader sleeps between its plan and the transaction; the last-copy rule is asked again there."""
+    cluster = ToyCluster()
+    whole_copied(cluster)
+    lost_for_good(cluster)
+    cluster.settle()
+    cluster.up(1)
+    while not (drops := [action for action in cluster.plan() if isinstance(action, BeginDrop)]):
+        for action in cluster.plan():
+            cluster.perform(action)
+        cluster.wait(100)
+    cluster.mark(E, 2, "damaged")
+    cluster.mark(E, 3, "damaged")
+    cluster.perform(drops[0])
+    assert cluster.location(E, 1).state == "good"
+
+
 def test_an_old_decision_is_made_anew() -> None:
     cluster = ToyCluster()
     whole_copied(cluster)
@@ -363,6 +381,34 @@ def test_one_primary_node_lost_leaves_nothing_to_rebuild_on() -> None:
     lost_for_good(cluster)
     cluster.settle()
     assert [type(action) for action in cluster.history] == [MarkAway]
+
+
+def test_a_copy_that_stands_still_is_begun_elsewhere() -> None:
+    """A full disk, or a node whose pulls fail: it is not waited for, although it is up."""
+    cluster = ToyCluster()
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.seal(E)
+    cluster.perform(next(action for action in cluster.plan() if isinstance(action, Reserve)))
+    cluster.wait(cluster.policy.stalled_ms - 1)
+    assert not any(isinstance(action, Reserve) for action in cluster.plan())
+    cluster.wait(1)
+    (reserve,) = [action for action in cluster.plan() if isinstance(action, Reserve)]
+    assert reserve.volume == 4
+    cluster.perform(reserve)
+    (pull,) = [action for action in cluster.plan() if isinstance(action, Pull)]
+    assert pull.location.volume == 4
+
+
+def test_a_disk_that_its_node_stopped_writing_to_is_no_destination() -> None:
+    cluster = ToyCluster()
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    cluster.write(E, 2 * MIB)
+    cluster.wait(cluster.policy.follow_ms)
+    facts = cluster.facts()
+    facts.places = places(cluster.view, refusing={3})
+    actions = copy.plan(cluster.view, facts, cluster.now_ms, [E])
+    assert [action.volume for action in actions if isinstance(action, Reserve)] == [4]
 
 
 # -- fencing ---------------------------------------------------------------------------------------
