@@ -117,7 +117,8 @@ class Overview:
         asked_s = time.monotonic()
         async with self._lock:
             known = self._facts
-            if known is not None and known.now_s >= asked_s - max_age_s:
+            # A node that is lost is shown at once, so what its loss means must be in the same answer.
+            if known is not None and known.now_s >= asked_s - max_age_s and known.places == places(self._view):
                 return known
             began_s = time.monotonic()
             opened, sampled = await self._sampled()

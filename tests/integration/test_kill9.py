@@ -58,3 +58,23 @@ async def test_a_leader_that_is_lost_is_replaced(cluster: RealCluster, client: C
     await until(replaced, f"{old} is replaced", within_s=30)
     await client.put(NAMESPACE, "led/by-another", b"x")
     await client.wait_copied(timeout_s=20)
+
+
+async def test_status_is_never_green_while_a_lost_primary_is_not_rebuilt(cluster: RealCluster, client: Client) -> None:
+    stored = await client.put(NAMESPACE, "missed/file", b"held by a node that dies" * 1000)
+    await client.wait_copied(timeout_s=20)
+    await until(lambda: cluster.is_green(client), "status is green", within_s=60)
+    node = stored.volumes[0].rpartition("-")[0]
+    await cluster.kill(node)
+
+    async def missed() -> bool:
+        status = await client.status()
+        away = [each.name for each in status.nodes if each.state == "away"]
+        if away and status.healthy:
+            (segment,) = (await client.stat(NAMESPACE, "missed/file")).segments
+            good = {place.node for place in segment.locations if place.pool_type == "primary" and place.state == "good"}
+            assert good - {node}, "green, although the only primary is on a node that is away"
+            return True
+        return False
+
+    await until(missed, "the primary is rebuilt elsewhere", within_s=60)
