@@ -89,7 +89,10 @@ class Coordinator:
                 if etcd is None:
                     return
                 stack.push_async_callback(etcd.close)
-                duties = await self._open(etcd, stack)
+                opening = asyncio.create_task(self._open(etcd, stack), name="opening")
+                if not await _done_before(stopping, opening):
+                    return
+                duties = opening.result()
                 log.info("serving")
                 await _first_of(stopping, asyncio.create_task(duties.run(), name="duties"))
                 log.info("stopping")
@@ -240,6 +243,17 @@ class Coordinator:
     def _leads(self) -> bool:
         leader = self._catalog.view.leader if self._catalog is not None else None
         return leader is not None and leader.row.name == self._config.name
+
+
+async def _done_before(stopping: asyncio.Task[bool], work: asyncio.Task[Duties]) -> bool:
+    """Whether `work` was done before the process is to stop; else it is cancelled and over when this returns."""
+    try:
+        await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
 
 async def _first_of(stopping: asyncio.Task[bool], work: asyncio.Task[None]) -> None:
