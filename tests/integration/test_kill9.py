@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from copypool import Client
@@ -78,3 +80,13 @@ async def test_status_is_never_green_while_a_lost_primary_is_not_rebuilt(cluster
         return False
 
     await until(missed, "the primary is rebuilt elsewhere", within_s=60)
+
+
+async def test_all_processes_killed_at_once_lose_nothing_acknowledged(cluster: RealCluster, client: Client) -> None:
+    writers = Writers(client, "blackout")
+    async with working(writers, count=8):
+        await until(lambda: writers.acked_beyond(200), "writers are at work", within_s=30)
+        await asyncio.gather(*(cluster.kill(process.name) for process in cluster.plan.processes))
+    await cluster.heal()
+    assert await all_read_back(client, writers.acked) == []
+    await until(lambda: cluster.is_green(client), "status is green again", within_s=60)
