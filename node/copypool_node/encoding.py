@@ -39,7 +39,7 @@ def encode_group(extent: int, group: Group, epoch: int, clock: ClusterClock) -> 
             buffers.append(prelude)
             buffers.append(record.payload)
             offset += len(prelude) + length
-        # A manifest's own digest stands in its footer; the one of the file that it describes goes into the row.
+        # A manifest's own digest stands in its footer, the one of the file that it describes in its header.
         digest = digest_of(record.payload) if record.kind == "manifest" else record.digest
         footer = encode_record_footer(extent, offset, length, digest)
         buffers.append(footer)
@@ -63,6 +63,8 @@ def encode_record_head(extent: int, offset: int, record: PendingRecord, now_ms: 
             upload=record.upload,
             part=record.part,
             stored_ms=now_ms,
+            file_bytes=record.size if record.kind == "manifest" else 0,
+            file_digest=record.digest if record.kind == "manifest" else b"",
         ),
     )
 

@@ -87,6 +87,8 @@ class RecordHeader(msgspec.Struct, array_like=True, frozen=True):
     part: int = 0  #: kind `part`: its number
     stored_ms: int = 0  #: cluster time when the record was begun
     flags: int = 0  #: none is defined; a reader ignores those that it does not know
+    file_bytes: int = 0  #: kind `manifest`: size of the file that the parts make
+    file_digest: bytes = b""  #: kind `manifest`: its digest; the footer's is the one of the list of parts
 
 
 class GroupHeader(msgspec.Struct, frozen=True):

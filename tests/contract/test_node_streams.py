@@ -225,3 +225,5 @@ async def test_parts_and_a_manifest_make_one_file(node: NodeUnderTest) -> None:
     records = [one for one in scanner.feed(data) if isinstance(one, RecordSeen)]
     assert scanner.verified_length == len(data), "the manifest's footer is that of its payload"
     assert records[-1].header.kind == "manifest"
+    told = (records[-1].header.file_bytes, records[-1].header.file_digest)
+    assert told == (len(whole), digest_of(whole)), "volumes alone tell what the parts make"
