@@ -51,7 +51,7 @@ class Counters:
             self._dead[extent] = (records + 1, dead_bytes + size)
 
     def totals(self) -> tuple[int, int, int]:
-        """Files, bytes and the age of the oldest part of the sums (cluster ms; 0: nothing was ever flushed)."""
+        """Files, bytes, and the cluster time of the newest flush (0: nothing was ever flushed)."""
         known = [each.row for each in self._core.view.counters.values()]
         files = sum(row.files for row in known)
         payload_bytes = sum(row.payload_bytes for row in known)
