@@ -21,6 +21,8 @@ Look = Callable[[Sequence[FileKey]], Awaitable[Sequence[FileRow | None]]]
 
 #: A failure older than this is no reason to refuse without asking.
 _DOWN_MEMORY_S = 2.0
+#: The lookup that finds out whether etcd is back waits no longer than this.
+_PROBE_S = 1.0
 
 
 class Lookups:
@@ -68,12 +70,11 @@ class Lookups:
         await self._batcher.close()
 
     async def _txn(self, keys: Sequence[FileKey]) -> Sequence[FileRow | None]:
-        if self._monotonic() < self._down_until_s and self._probing:
+        if self._probing:
             raise CatalogDown("etcd does not answer: no file can be looked up by name until it does")
-        probing = self._monotonic() < self._down_until_s
-        self._probing = self._probing or probing
+        probing = self._probing = self._monotonic() < self._down_until_s
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(min(self._timeout_s, _PROBE_S) if probing else self._timeout_s):
                 rows = await self._look(keys)
         except (CatalogDown, TimeoutError) as error:
             self._down_until_s = self._monotonic() + _DOWN_MEMORY_S
