@@ -23,6 +23,8 @@ Look = Callable[[Sequence[FileKey]], Awaitable[Sequence[FileRow | None]]]
 _DOWN_MEMORY_S = 2.0
 #: The lookup that finds out whether etcd is back waits no longer than this.
 _PROBE_S = 1.0
+#: Time between two of them, in which nobody waits for etcd.
+_PAUSE_S = 0.5
 
 
 class Lookups:
@@ -42,6 +44,7 @@ class Lookups:
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._down_until_s = 0.0
+        self._refuse_until_s = 0.0
         self._probing = False
         self._batcher: Batcher[FileKey, FileRow | None] = Batcher(
             "lookup", self._txn, batch=LOOKUP_MAX, flying=txns, queue=queue, on_batch=on_batch
@@ -70,7 +73,7 @@ class Lookups:
         await self._batcher.close()
 
     async def _txn(self, keys: Sequence[FileKey]) -> Sequence[FileRow | None]:
-        if self._probing:
+        if self._probing or self._monotonic() < self._refuse_until_s:
             raise CatalogDown("etcd does not answer: no file can be looked up by name until it does")
         probing = self._probing = self._monotonic() < self._down_until_s
         try:
@@ -78,6 +81,7 @@ class Lookups:
                 rows = await self._look(keys)
         except (CatalogDown, TimeoutError) as error:
             self._down_until_s = self._monotonic() + _DOWN_MEMORY_S
+            self._refuse_until_s = self._monotonic() + _PAUSE_S
             if isinstance(error, CatalogDown):
                 raise
             raise CatalogDown(f"etcd did not answer a lookup within {self._timeout_s} s") from error
