@@ -26,8 +26,8 @@ from typing import NamedTuple
 from kit.history import NEVER, WRITES, Kind, Operation, Outcome
 
 STATES_MAX = 200_000  #: of one path, visited before the search gives up
-_STORY_STATES_MAX = 5_000  #: of one search while a story is made smaller
-_STORY_SEARCHES_MAX = 400
+_STORY_STATES_MAX = 20_000  #: of one search while a story is looked for
+_STORY_FIRM_MAX = 12  #: operations of a story; one that needs more is told in part
 _VIOLATIONS_MAX = 100  #: told in full; the number goes on
 _LAST_CHARACTER = "\U0010ffff"
 #: Reads that end so say that bytes are gone or wrong, which no history may hold.
@@ -122,7 +122,7 @@ def check(operations: Sequence[Operation], *, final: bool = False, states_max: i
 
 # -- one path ------------------------------------------------------------------------------------------------------
 def _check_path(path: str, asked: list[Operation], listed: list[Action], states_max: int, verdict: Verdict) -> None:
-    actions = [action for operation in asked if (action := _action(operation)) is not None] + listed
+    actions = [action for operation in asked if (action := action_of(operation)) is not None] + listed
     actions = _with_told_versions(actions)
     plain = next(_plain_contradictions(path, asked, actions), None)
     if plain is not None:
@@ -137,7 +137,7 @@ def _check_path(path: str, asked: list[Operation], listed: list[Action], states_
         verdict.add(_tell(path, asked, _smallest(actions)))
 
 
-def _action(operation: Operation) -> Action | None:
+def action_of(operation: Operation) -> Action | None:
     """What an operation means for its path; None when it tells nothing."""
     invoked, completed = operation.invoked, operation.completed
     if operation.found_nothing:
@@ -257,21 +257,22 @@ def search(actions: Sequence[Action], states_max: int) -> tuple[bool | None, int
     """
     required = sorted((action for action in actions if not action.optional), key=lambda action: action.invoked)
     optional = sorted((action for action in actions if action.optional), key=lambda action: action.invoked)
-    seen: set[tuple[int, int, int, str, int]] = set()
+    seen: dict[tuple[int, int, str, int], list[int]] = defaultdict(list)
+    observed = {action.digest for action in required if not action.writes}
     stack = [_Node(0, 0, 0, "", 0, 0, -1)]
     visited = 0
     while stack:
         node, candidates, limit = _observe(required, stack.pop())
         if node.first == len(required):
             return True, visited
-        key = node[:5]
-        if key in seen:
+        spent = seen[node.first, node.placed, node.digest, node.version]
+        if any(used & node.used == used for used in spent):  # been here with as many unknown writes left, or more
             continue
         if visited == states_max:
             return None, visited
         visited += 1
-        seen.add(key)
-        stack.extend(_branches(required, optional, node, candidates, limit))
+        spent.append(node.used)
+        stack.extend(_branches(required, optional, observed, node, candidates, limit))
     return False, visited
 
 
@@ -300,7 +301,12 @@ def _observe(required: Sequence[Action], node: _Node) -> tuple[_Node, list[int],
 
 
 def _branches(
-    required: Sequence[Action], optional: Sequence[Action], node: _Node, candidates: list[int], limit: int
+    required: Sequence[Action],
+    optional: Sequence[Action],
+    observed: set[str],
+    node: _Node,
+    candidates: list[int],
+    limit: int,
 ) -> Iterator[_Node]:
     """Every way to go on: a required write, or an optional one and what needs it."""
     lowest = min((required[at].version for at in candidates if required[at].writes and required[at].version), default=0)
@@ -315,12 +321,15 @@ def _branches(
         for number, helper in enumerate(optional):
             if helper.invoked >= limit:
                 break
-            if node.used >> number & 1 or helper.completed < node.latest or (helper.digest, helper.version) in tried:
+            effect = (
+                (helper.digest, helper.version) if helper.digest in observed or not helper.digest else ("unseen", 0)
+            )
+            if node.used >> number & 1 or helper.completed < node.latest or effect in tried:
                 continue
             if not (helper.digest if action.needs_file else _fits(action, helper.digest, helper.version)):
                 continue
             if helper.completed == NEVER:  # a later one of the same effect can do nothing that this one cannot
-                tried.add((helper.digest, helper.version))
+                tried.add(effect)
             for after in _apply(node, helper):
                 yield from _place(after._replace(used=node.used | 1 << number), at, action)
 
@@ -346,39 +355,41 @@ def _place(node: _Node, at: int, action: Action) -> Iterator[_Node]:
 
 # -- the story -----------------------------------------------------------------------------------------------------
 def _smallest(actions: Sequence[Action]) -> list[Action]:
-    """A small part of the actions that still has no explanation.
+    """A few of the actions that have no explanation, whatever the others were.
 
-    First the shortest prefix in time, then without what can be relaxed: an observation left out, a write made
-    optional within its time. Each step only weakens, so what is left contradicts itself in the whole history too.
+    Takes the shortest prefix in time without one. All but its last operation are relaxed, an observation left out, a
+    write made optional within its time, which only weakens; then those without which the rest can be explained are
+    made firm again, one at a time, found by halving.
     """
     ends = sorted({action.completed for action in actions if not action.optional})
     low, high = 0, len(ends) - 1
     while low < high:
         middle = (low + high) // 2
-        if search(_until(actions, ends[middle]), STATES_MAX)[0] is False:
+        if search(_until(actions, ends[middle]), _STORY_STATES_MAX)[0] is False:
             high = middle
         else:
             low = middle + 1
-    story: list[Action | None] = [*_until(actions, ends[high])]
-    searches = 0
-    for writes in (False, True):  # a story needs its writes more than what was seen of them
-        firm = [at for at, action in enumerate(story) if action and not action.optional and action.writes is writes]
-        size = len(firm)
-        while size and searches < _STORY_SEARCHES_MAX:
-            for chunk in [firm[start : start + size] for start in range(0, len(firm), size)]:
-                relaxed = list(story)
-                for at in chunk:
-                    action = story[at]
-                    relaxed[at] = action._replace(optional=True) if action and writes else None
-                searches += 1
-                trial = [action for action in relaxed if action]
-                if searches <= _STORY_SEARCHES_MAX and search(trial, _STORY_STATES_MAX)[0] is False:
-                    story = relaxed
-                    firm = [at for at in firm if at not in chunk]
-            size //= 2
-    left = [action for action in story if action]
-    observed = {action.digest for action in left if not action.writes and action.digest}
-    return [action for action in left if not action.optional or action.digest in observed]
+    prefix = _until(actions, ends[high])
+    newest_first = sorted((action for action in prefix if not action.optional), key=lambda one: -one.completed)
+    firm, pool = newest_first[:1], sorted(newest_first[1:], key=lambda one: not one.writes)
+    while pool and len(firm) < _STORY_FIRM_MAX and not _contradicts(firm, prefix):
+        low, high = 1, len(pool)
+        while low < high:
+            middle = (low + high) // 2
+            if _contradicts(firm + pool[:middle], prefix):
+                high = middle
+            else:
+                low = middle + 1
+        firm.append(pool[high - 1])
+        del pool[high - 1 :]
+    observed = {action.digest for action in firm if not action.writes and action.digest}
+    return [action for action in prefix if action in firm or (action.writes and action.digest in observed)]
+
+
+def _contradicts(firm: list[Action], prefix: list[Action]) -> bool:
+    relaxed = [one._replace(optional=True) for one in prefix if one.writes and not one.optional and one not in firm]
+    optional = [one for one in prefix if one.optional]
+    return search([*firm, *relaxed, *optional], _STORY_STATES_MAX)[0] is False
 
 
 def _until(actions: Sequence[Action], end: int) -> list[Action]:

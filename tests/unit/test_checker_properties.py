@@ -8,7 +8,7 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.checker import Action, _action, check, search
+from kit.checker import Action, action_of, check, search
 from kit.history import History, Kind, Listed, Operation, Outcome
 
 PATHS = ("d/a", "d/b", "e")
@@ -165,7 +165,7 @@ def any_histories(draw: st.DrawFn) -> list[Action]:
         version = versions[slot] if outcome is Outcome.OK and draw(st.booleans()) else 0
         error = "not_found" if outcome is Outcome.FAILED and kind is Kind.DELETE and draw(st.booleans()) else ""
         history.complete(number, outcome, version=version, error=error)
-    return [action for operation in history.operations() if (action := _action(operation)) is not None]
+    return [action for operation in history.operations() if (action := action_of(operation)) is not None]
 
 
 @settings(max_examples=600, deadline=None)
