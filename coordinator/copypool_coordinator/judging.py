@@ -21,7 +21,11 @@ RETRY_WINDOW_MS = 10 * 60 * 1000
 CLOCK_SLACK_MS = 5_000
 #: How long a row remembers what it replaced, and how long a tombstone row stays.
 MEMORY_MS = RETRY_WINDOW_MS + 2 * CLOCK_SLACK_MS
-RECENT_MAX = 4
+#: Write ids that a row remembers. Only rows that are overwritten all the time hold many (28 bytes each).
+RECENT_MAX = 64
+#: How far apart the clocks may be when "more than `RECENT_MAX` replaced since it was first sent" is judged: small, or
+#: honest first writes to a busy path would be taken for repeats whose fate is forgotten.
+FORGOTTEN_SLACK_MS = 1_000
 
 assert MEMORY_MS > BEHIND_MAX_MS, "a swept tombstone could be undercut by a late version"
 
@@ -91,7 +95,7 @@ def _forgotten(entry: CommitEntry, row: FileRow) -> bool:
     """Whether this write may have been applied, replaced, and pushed out of a full list."""
     if not entry.first_sent_ms or row.recent is None or len(row.recent) < RECENT_MAX:
         return False
-    return entry.first_sent_ms - CLOCK_SLACK_MS <= row.recent[0].replaced_ms
+    return entry.first_sent_ms - FORGOTTEN_SLACK_MS <= row.recent[0].replaced_ms
 
 
 def remembered(row: FileRow | None, now_ms: int) -> list[Replaced] | None:

@@ -157,7 +157,7 @@ class FileRow(Row):
     record: SegmentRef  #: the record that made this version: its payload place; small files: their only segment
     header_bytes: int  #: the record's header stands this much before `record.offset`
     segments: list[SegmentRef] | None = None  #: of a multipart file, when at most 64
-    recent: list[Replaced] | None = None  #: up to 4 versions replaced within the retry window, oldest first
+    recent: list[Replaced] | None = None  #: up to 64 versions replaced within the retry window, oldest first
 
 
 class PartRow(Row):

@@ -14,7 +14,7 @@ from copypool.protocol.internal import Claim, CommitEntry, OpenExtentRequest, Re
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import delete
-from copypool_coordinator.judging import RETRY_WINDOW_MS
+from copypool_coordinator.judging import RECENT_MAX, RETRY_WINDOW_MS
 from copypool_coordinator.rows import ExtentRow, FileRow
 from kit.catalog_world import World, Writer, allowed, catalog_world, shared_etcd
 
@@ -169,6 +169,15 @@ async def test_a6_a_repeated_delete_does_not_delete_the_next_file(world: World) 
     assert await version_of(world, "a") == again.version
 
 
+async def test_a6_an_honest_first_write_to_a_busy_path_is_applied(world: World) -> None:
+    """Its time of first sending lies after, or a little before, a dozen overwrites by others."""
+    writer = await world.writer(await world.node("n1"))
+    first_sent_ms = world.now_ms()
+    for _ in range(12):
+        await writer.commit(writer.put("a", first_sent_ms=world.now_ms()))
+    assert await writer.outcomes(writer.put("a", first_sent_ms=first_sent_ms)) == ["committed"]
+
+
 async def test_a6_what_the_memory_cannot_tell_is_unknown(world: World) -> None:
     writer = await world.writer(await world.node("n1"))
     old = world.now_ms() - RETRY_WINDOW_MS - 1
@@ -176,7 +185,7 @@ async def test_a6_what_the_memory_cannot_tell_is_unknown(world: World) -> None:
     assert await current(world, "a") is None
     first_sent_ms = world.now_ms()
     await writer.commit(writer.put("a", write_id=b"WWWWWWWW", first_sent_ms=first_sent_ms))
-    for _ in range(4):
+    for _ in range(RECENT_MAX):
         await writer.commit(writer.put("a"))
     repeat = writer.put("a", write_id=b"WWWWWWWW", first_sent_ms=first_sent_ms)
     assert await writer.outcomes(repeat) == ["replayed"]
