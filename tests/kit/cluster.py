@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -154,9 +155,13 @@ class RealCluster:
 
 @contextmanager
 def real_cluster(sizes: Sizes | None = None, tuning: Tuning = QUICK) -> Iterator[RealCluster]:
-    """A cluster that is ready when the block begins and gone, processes and files, when it ends."""
+    """A cluster that is ready when the block begins and gone, processes and files, when it ends.
+
+    It ends with SIGTERM too, as CI sends it to a cancelled run: the processes are detached and would stay.
+    """
     root = Path(tempfile.mkdtemp(prefix="copypool-test-"))
     supervisor = Supervisor(root / "cluster")
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         supervisor.up(sizes or Sizes(), tuning)
         yield RealCluster(supervisor)
@@ -165,3 +170,8 @@ def real_cluster(sizes: Sizes | None = None, tuning: Tuning = QUICK) -> Iterator
         supervisor.down(wipe=not keep)
         if not keep:
             shutil.rmtree(root)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
