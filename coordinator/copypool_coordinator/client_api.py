@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
-
-from aiohttp import web
 
 from copypool.protocol import api
 from copypool.protocol.digests import format_digest
@@ -20,32 +16,21 @@ from copypool.protocol.errors import CopypoolError, Invalid, NotFound
 from copypool.protocol.names import PATH_MAX_BYTES, check_name, check_path, check_prefix
 from copypool.protocol.tokens import Principal, Role, new_token, token_key
 from copypool.protocol.versions import VERSION_MAX, time_ms_of
-from copypool_coordinator import routing
+from copypool_coordinator import routing, verbs
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.catalog import Catalog
-from copypool_coordinator.exchange import answer, read_struct
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.overview import Overview
 from copypool_coordinator.reports import Reports
 from copypool_coordinator.rows import FORMAT, FileFlag, TokenRow
 from copypool_coordinator.streaming import Reading
+from copypool_coordinator.verbs import Handler, Verb
 
 REPORTS_MAX = 256
 EVENTS_MAX = 1000
 OLD_VERSIONS_MAX = 100
 _AVOID_MAX = 64
-
-Work = Callable[[Principal, Any], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One entry of the table."""
-
-    request: type[Any]
-    role: Role
-    work: Work
 
 
 class ClientApi:
@@ -73,9 +58,9 @@ class ClientApi:
         self._reports = reports
         self._body_bytes = body_bytes
 
-    def routes(self) -> dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]:
+    def routes(self) -> dict[str, Handler]:
         """Path -> handler."""
-        verbs = {
+        table = {
             "lease": Verb(api.LeaseRequest, Role.writer, self._lease),
             "lookup": Verb(api.LookupRequest, Role.reader, self._lookup),
             "resolve": Verb(api.ResolveRequest, Role.reader, self._resolve),
@@ -94,17 +79,7 @@ class ClientApi:
             "token_create": Verb(api.TokenSpec, Role.admin, self._token_create),
             "token_revoke": Verb(api.TokenRevoke, Role.admin, self._token_revoke),
         }
-        return {f"/rpc/{name}": self._handler(verb) for name, verb in verbs.items()}
-
-    def _handler(self, verb: Verb) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
-        async def handle(request: web.BaseRequest) -> web.Response:
-            principal = self._auth.principal(request.headers.get("Authorization"), self._catalog.now_ms())
-            if verb.role >= Role.operator:
-                principal.require(verb.role)
-            body = await read_struct(request, verb.request, self._body_bytes)
-            return answer(request, await verb.work(principal, body))
-
-        return handle
+        return verbs.routes(table, self._auth, self._catalog.now_ms, self._body_bytes)
 
     # -- writing -----------------------------------------------------------------------------------
     async def _lease(self, principal: Principal, body: api.LeaseRequest) -> api.LeaseReply:
