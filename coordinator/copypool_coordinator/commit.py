@@ -22,7 +22,7 @@ why they are refused is judged again from the rows as they are now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from copypool.protocol.errors import Fenced, Invalid, Overloaded, Unavailable
@@ -197,6 +197,14 @@ def _refused_before(index: int, entry: CommitEntry, facts: Facts, known: Known) 
     return judge(entry, known.row(own[0], FileRow), facts.now_ms) or CONTENDED
 
 
+def _put_by_namespace(committed: Sequence[CommitEntry]) -> dict[int, tuple[int, int]]:
+    sums: dict[int, tuple[int, int]] = {}
+    for entry in committed:
+        records, payload_bytes = sums.get(entry.namespace, (0, 0))
+        sums[entry.namespace] = (records + 1, payload_bytes + entry.segment.length)
+    return sums
+
+
 def _writes(
     request: CommitRequest,
     facts: Facts,
@@ -226,6 +234,7 @@ def _writes(
         refused=[index for index, result in enumerate(results) if result.outcome != "committed"],
         copied_length=facts.copied_length(extent),
         now_ms=facts.now_ms,
+        put=_put_by_namespace(committed),
     )
     open_key, extent_key = keys.open_extent(request.extent), keys.extent(request.extent)
     sealed = None

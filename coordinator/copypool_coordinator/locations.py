@@ -6,11 +6,17 @@ be shorter than the extent (a copy that was behind when it was sealed): compare 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from copypool.protocol.api import LocationState
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, Refusal
-from copypool_coordinator.rows import FORMAT, ExtentRow, Location, OpenRow
+from copypool_coordinator.rows import FORMAT, ExtentRow, Location, OpenRow, Share
+
+#: Namespaces of one extent that have a share of their own; the others are one share under `OTHERS`.
+SHARES_MAX = 8
+OTHERS = 0  #: no namespace has this id
 
 
 def opened(class_id: int, node: int, volume: int, epoch: int, now_ms: int) -> tuple[ExtentRow, OpenRow]:
@@ -54,6 +60,7 @@ def sealed(row: ExtentRow, at: OpenRow, now_ms: int) -> ExtentRow:
         group=at.group,
         refusals=at.refusals,
         sealed_ms=now_ms,
+        shares=at.shares,
     )
     own = writer(ended)
     if own is None:
@@ -136,8 +143,9 @@ def next_open(
     refused: list[int],
     copied_length: int,
     now_ms: int,
+    put: Mapping[int, tuple[int, int]] | None = None,
 ) -> OpenRow:
-    """The commit row after one more group.
+    """The commit row after one more group. `put`: namespace -> records and payload bytes that the group brought.
 
     `uncopied_since_ms` begins anew when everything before this group was copied, as far as is known.
     """
@@ -156,4 +164,23 @@ def next_open(
         before.payload_bytes + payload_bytes,
         since,
         kept + [Refusal(group, index) for index in refused],
+        with_shares(shares_of(before), put or {}, length),
     )
+
+
+def shares_of(row: ExtentRow | OpenRow) -> list[Share]:
+    """What each namespace has in the extent; what an older version did not write down counts as others'."""
+    if row.shares or not row.records:
+        return row.shares
+    return [Share(OTHERS, row.length, row.records, row.payload_bytes)]
+
+
+def with_shares(before: list[Share], put: Mapping[int, tuple[int, int]], end: int) -> list[Share]:
+    """The shares after a group that ends at `end`. A namespace beyond the first `SHARES_MAX` counts as others'."""
+    shares = {share.namespace: share for share in before}
+    for namespace, (records, payload_bytes) in put.items():
+        known = namespace in shares or len(shares.keys() - {OTHERS}) < SHARES_MAX
+        name = namespace if known else OTHERS
+        share = shares.get(name, Share(name, 0, 0, 0))
+        shares[name] = Share(name, end, share.records + records, share.payload_bytes + payload_bytes)
+    return list(shares.values())

@@ -96,6 +96,15 @@ class Location(Row):
     evidence: str = ""  #: of a damaged or missing location
 
 
+class Share(Row):
+    """What one namespace put into an extent: who is concerned when the extent is behind, and up to where."""
+
+    namespace: int  #: 0: the namespaces that have no share of their own, see `locations.SHARES_MAX`
+    end: int  #: extent offset behind the last group with a record of it
+    records: int
+    payload_bytes: int  #: put in
+
+
 class ExtentRow(Row):
     format: int
     class_id: int
@@ -115,6 +124,7 @@ class ExtentRow(Row):
     next_generation: int = 1
     dead_records: int = 0  #: deleted or overwritten, as folded from the counters so far
     dead_bytes: int = 0
+    shares: list[Share] = []  #: by namespace; empty although there are records: written by an older version, unknown
 
 
 class OpenRow(Row):
@@ -127,6 +137,7 @@ class OpenRow(Row):
     payload_bytes: int
     uncopied_since_ms: int  #: time of the first commit past the shortest copy; 0: all copied as far as known
     refusals: list[Refusal] = []  #: of committed groups, not yet noted on disk
+    shares: list[Share] = []  #: by namespace
 
 
 class FileFlag(IntEnum):
