@@ -15,6 +15,7 @@ from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, LeaderGuard
 from copypool_coordinator.chronicle import Chronicle
+from copypool_coordinator.configuring import ConfigurationKeeper
 from copypool_coordinator.fallbacks import Fallbacks
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.keeper import Keeper
@@ -98,6 +99,7 @@ class Duties:
         async with asyncio.TaskGroup() as group:
             group.create_task(runner.run(), name="controllers")
             group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
+            group.create_task(ConfigurationKeeper(self._catalog, self._link, guard).run(), name="configuration")
 
     async def _recall(self, since_ms: int) -> Sequence[tuple[str, EventRow]]:
         # Ids begin with their time as twelve hex digits, so this stands below all of that time and later.

@@ -14,6 +14,7 @@ from copypool_node.label import LABEL_MAX_BYTES, Label, VolumeRefused, decode_la
 LABEL_FILE = "label"
 LOCK_FILE = "lock"
 PROBE_FILE = "probe"
+CONFIGURATION_FILE = "configuration"
 EXTENTS_DIRECTORY = "extents"
 _FRESH_NAMES = frozenset({LOCK_FILE, LABEL_FILE + ".new", PROBE_FILE, EXTENTS_DIRECTORY, "lost+found"})
 _FILE_NAME = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,18})\.ext")

@@ -12,6 +12,7 @@ from copypool.protocol.api import SMALL_MAX_BYTES, Empty
 from copypool.protocol.capability import PullCapability
 from copypool.protocol.errors import CopypoolError, Forbidden, Invalid, NotFound, RangeNotSatisfiable, Unavailable
 from copypool.protocol.internal import (
+    ConfigurationCommand,
     DropCommand,
     DropReply,
     PullCommand,
@@ -54,6 +55,7 @@ class InternalHandlers:
             "drop": self._drop,
             "seal": self._seal,
             "read-many": self._read_many,
+            "configuration": self._configuration,
         }
 
     async def command(self, request: BaseRequest, verb: str) -> Response:
@@ -117,6 +119,12 @@ class InternalHandlers:
             done = await self._node.sealer.write_footer(holding, command.length, command.group, command.refusals)
             if not done:
                 raise Unavailable(f"extent {command.extent} could not be cut and sealed now")
+        return Empty()
+
+    async def _configuration(self, request: BaseRequest) -> Empty:
+        command = await self._decode(request, ConfigurationCommand)
+        self._session.check_term(command.term)
+        await self._volume(command.volume).disk.keep_configuration(command.revision, command.content)
         return Empty()
 
     async def _read_many(self, request: BaseRequest) -> ReadManyReply:

@@ -93,6 +93,32 @@ def encode_label(label: Label) -> bytes:
     return body + checksum(body, 0, 0).to_bytes(4, "little")
 
 
+CONFIGURATION_MAGIC = b"CPCF"
+CONFIGURATION_FORMAT = 1
+CONFIGURATION_MAX_BYTES = 16 * 1024 * 1024
+_CONFIGURATION_HEAD = struct.Struct("<4sIQI")  #: magic, format number, catalog revision, bytes of content
+
+
+def encode_configuration(revision: int, content: bytes) -> bytes:
+    """The whole contents of the file `configuration`: the cluster's configuration as of a catalog revision."""
+    body = _CONFIGURATION_HEAD.pack(CONFIGURATION_MAGIC, CONFIGURATION_FORMAT, revision, len(content)) + content
+    return body + checksum(body, 0, 0).to_bytes(4, "little")
+
+
+def decode_configuration(data: bytes) -> tuple[int, bytes]:
+    """Check the file; its catalog revision and content. `Corrupt` when it is not a whole one."""
+    if len(data) < _CONFIGURATION_HEAD.size + 4 or data[:4] != CONFIGURATION_MAGIC:
+        raise Corrupt(0, "not a configuration")
+    _magic, number, revision, size = _CONFIGURATION_HEAD.unpack_from(data)
+    if number != CONFIGURATION_FORMAT:
+        raise Corrupt(0, f"configuration format {number}; this program reads format {CONFIGURATION_FORMAT}")
+    if len(data) != _CONFIGURATION_HEAD.size + size + 4:
+        raise Corrupt(0, f"a configuration of {len(data)} bytes with {size} bytes of content")
+    if checksum(data[:-4], 0, 0) != int.from_bytes(data[-4:], "little"):
+        raise Corrupt(0, "the checksum of the configuration does not match")
+    return revision, data[_CONFIGURATION_HEAD.size : -4]
+
+
 def decode_label(data: bytes) -> Label:
     """Check and decode the file; `Corrupt` when it is not a whole label."""
     if len(data) < _HEAD.size + 4 or data[:4] != LABEL_MAGIC:

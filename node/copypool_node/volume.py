@@ -18,11 +18,26 @@ from copypool.protocol.api import PoolType
 from copypool.protocol.errors import BrokenInvariant, Conflict, NoSpace
 from copypool.protocol.internal import EXTENT_SOFT_BYTES
 from copypool_node.descriptors import OPEN_FILES_MAX, Descriptors
-from copypool_node.directory import LABEL_FILE, PROBE_FILE, Found, Opened, extent_path, list_extents, open_directory
-from copypool_node.disk import Disk, WriteFailed
+from copypool_node.directory import (
+    CONFIGURATION_FILE,
+    LABEL_FILE,
+    PROBE_FILE,
+    Found,
+    Opened,
+    extent_path,
+    list_extents,
+    open_directory,
+)
+from copypool_node.disk import Disk, Missing, WriteFailed
 from copypool_node.extent_file import ExtentFile, VolumeCore
-from copypool_node.format import ExtentHeader, encode_extent_header
-from copypool_node.label import Label, encode_label
+from copypool_node.format import Corrupt, ExtentHeader, encode_extent_header
+from copypool_node.label import (
+    CONFIGURATION_MAX_BYTES,
+    Label,
+    decode_configuration,
+    encode_configuration,
+    encode_label,
+)
 from copypool_node.space import Purpose, SpaceLedger, default_reserve_bytes
 from copypool_node.threads import THREADS, VolumeThreads
 
@@ -152,6 +167,26 @@ class Volume:
                 self._core.note_failure("label", exc)
                 raise
             self.label = label
+
+    async def keep_configuration(self, revision: int, content: bytes) -> None:
+        """Keep the cluster's configuration as of a catalog revision; durable on return. An older one is passed over."""
+        self._core.refuse_if_readonly()
+        await self._core.threads.run(self._keep_configuration_now, revision, content)
+
+    def _keep_configuration_now(self, revision: int, content: bytes) -> None:
+        with self._label_lock:
+            path = f"{self.path}/{CONFIGURATION_FILE}"
+            try:
+                there, kept = decode_configuration(self._core.disk.load(path, CONFIGURATION_MAX_BYTES))
+            except (Missing, Corrupt):
+                there, kept = -1, b""
+            if revision < there or content == kept:
+                return
+            try:
+                self._core.disk.replace(path, encode_configuration(revision, content))
+            except WriteFailed as exc:
+                self._core.note_failure("configuration", exc)
+                raise
 
     # -- room and health ----------------------------------------------------------------------
     @property

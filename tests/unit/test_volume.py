@@ -18,7 +18,7 @@ from copypool_node.directory import Found, extent_path
 from copypool_node.disk import Missing
 from copypool_node.extent_file import ExtentFile
 from copypool_node.format import NO_DIGEST, Corrupt
-from copypool_node.label import SafeMode, VolumeRefused
+from copypool_node.label import SafeMode, VolumeRefused, decode_configuration, encode_configuration
 from copypool_node.scanner import Event, RecordSeen, Scanner
 from copypool_node.space import SpaceLedger, default_reserve_bytes
 from copypool_node.volume import Volume
@@ -57,6 +57,29 @@ def overwrite(path: str, offset: int, data: bytes) -> None:
     with open(path, "r+b") as raw:
         raw.seek(offset)
         raw.write(data)
+
+
+# -- the cluster's configuration --------------------------------------------------------------
+async def test_the_newest_configuration_is_kept_beside_the_label(volume: Volume, tmp_path: Path) -> None:
+    for revision, content in [(7, b"seven"), (5, b"five"), (9, b"nine"), (9, b"nine")]:
+        await volume.keep_configuration(revision, content)
+        assert decode_configuration((tmp_path / "configuration").read_bytes())[0] >= revision
+    assert decode_configuration((tmp_path / "configuration").read_bytes()) == (9, b"nine")
+
+
+async def test_a_broken_configuration_is_replaced(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "configuration").write_bytes(encode_configuration(100, b"x")[:-1])
+    await volume.keep_configuration(3, b"three")
+    assert decode_configuration((tmp_path / "configuration").read_bytes()) == (3, b"three")
+
+
+def test_every_flipped_byte_of_a_configuration_is_found() -> None:
+    good = encode_configuration(3, b"content")
+    for at in range(len(good)):
+        bad = bytearray(good)
+        bad[at] ^= 1
+        with pytest.raises(Corrupt):
+            decode_configuration(bytes(bad))
 
 
 # -- label, lock, mount -----------------------------------------------------------------------

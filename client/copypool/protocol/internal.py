@@ -402,6 +402,30 @@ class SealCommand(Internal):
     refusals: list[Refusal]
 
 
+# -- the configuration on every volume --------------------------------------------------------------
+class Configuration(Internal):
+    """What no record tells, so that the catalog can be rebuilt from volumes alone (A5): who is who, and policy.
+
+    Client tokens are not in it: they are made anew after a rebuild.
+    """
+
+    cluster_id: bytes
+    pools: list[tuple[str, int, PoolType]]  #: name, id, type
+    classes: list[ExtentClass]
+    namespaces: list[tuple[str, int, int, int, str]]  #: name, id, class id, quota in bytes, state
+    nodes: list[tuple[str, int]]  #: name, id
+    volumes: list[tuple[str, int, int, int]]  #: name, id, pool id, node id
+
+
+class ConfigurationCommand(Internal):
+    """POST /i/configuration: keep this beside the label; durable when answered. Safe to repeat; the newest stays."""
+
+    term: int
+    volume: int
+    revision: int  #: catalog revision that it was read at
+    content: bytes  #: `Configuration` as msgpack
+
+
 # -- group reads ------------------------------------------------------------------------------
 class ReadItem(Internal):
     extent: int
