@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from copypool import Client
 from copypool.protocol.api import Event, LocationInfo
-from copypool.protocol.stripes import STRIPE_BYTES
+from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES
 from kit.cluster import RealCluster, until
 from kit.workload import NAMESPACE
 
@@ -48,17 +50,19 @@ async def test_a_flipped_bit_of_a_primary_is_served_from_the_copy_and_mended(
     assert await client.get(NAMESPACE, "flip/primary") == content
 
 
-async def test_bad_blocks_in_different_stripes_of_both_locations_lose_nothing(
-    cluster: RealCluster, client: Client
+@pytest.mark.parametrize("apart_bytes", [BLOCK_BYTES, STRIPE_BYTES])
+async def test_bad_blocks_at_different_places_of_both_locations_lose_nothing(
+    cluster: RealCluster, client: Client, apart_bytes: int
 ) -> None:
+    path = f"flip/both-{apart_bytes}"
     content = random.Random(7).randbytes(3 * STRIPE_BYTES)
-    await client.put(NAMESPACE, "flip/both", content)
+    await client.put(NAMESPACE, path, content)
     await client.wait_copied(timeout_s=20)
-    (segment,) = (await client.stat(NAMESPACE, "flip/both")).segments
+    (segment,) = (await client.stat(NAMESPACE, path)).segments
     for number, location in enumerate(segment.locations):
-        cluster.flip(location.node, segment.extent, location.offset + 100_000 + number * STRIPE_BYTES)
+        cluster.flip(location.node, segment.extent, location.offset + 100_000 + number * apart_bytes)
 
-    assert await client.get(NAMESPACE, "flip/both") == content
+    assert await client.get(NAMESPACE, path) == content
 
     async def both_marked() -> bool:
         kinds = {(event.kind, event.volume) async for event in client.events() if event.extent == segment.extent}
@@ -66,9 +70,9 @@ async def test_bad_blocks_in_different_stripes_of_both_locations_lose_nothing(
 
     await until(both_marked, "both locations are found to be damaged", within_s=30)
     await until(lambda: cluster.is_green(client), "both are mended from each other's good blocks", within_s=60)
-    shown = await client.stat(NAMESPACE, "flip/both")
+    shown = await client.stat(NAMESPACE, path)
     assert {location.pool_type for location in shown.segments[0].locations if location.state == "good"} == {
         "primary",
         "copy",
     }
-    assert await client.get(NAMESPACE, "flip/both") == content
+    assert await client.get(NAMESPACE, path) == content
