@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from copypool.protocol.errors import (
-    CallerError,
     CatalogDown,
     CopypoolError,
     DigestRefused,
     Forbidden,
+    Invalid,
     NoSpace,
     OutcomeUnknown,
     RetryLater,
-    Unauthorized,
+    TooLarge,
     Unavailable,
 )
 
@@ -43,7 +43,7 @@ class WriteRetry:
     """The story of one write id: says after each failure how to go on, or raises what the caller must know.
 
     A write whose outcome was unknown once stays so until a server gives a definite answer: the final error is then
-    `OutcomeUnknown`, also when the last attempt failed for a harmless reason.
+    `OutcomeUnknown`, also when the last attempt failed for a harmless reason or found nothing to do.
     """
 
     deadline_s: float  #: monotonic time after which nothing is repeated
@@ -86,8 +86,9 @@ class WriteRetry:
         self._raise(error)
 
     def _raise(self, error: CopypoolError) -> NoReturn:
-        definite = isinstance(error, CallerError) and not isinstance(error, Forbidden | Unauthorized)
-        if not self.outcome_unknown or definite or isinstance(error, OutcomeUnknown):
+        # Malformed is malformed in every attempt. Anything else speaks of its own attempt only: an earlier one may
+        # still wait in a node's queue and be applied later, for no row remembers a write id that was refused.
+        if not self.outcome_unknown or isinstance(error, Invalid | TooLarge | OutcomeUnknown):
             raise error
         raise OutcomeUnknown(
             f"an earlier attempt may have been applied, and later ones failed: {error.message}; "

@@ -22,6 +22,7 @@ from copypool.protocol.errors import (
     Forbidden,
     Invalid,
     NoSpace,
+    NotFound,
     OutcomeUnknown,
     RangeNotSatisfiable,
     Unavailable,
@@ -71,11 +72,20 @@ def test_an_unknown_outcome_is_never_covered_by_a_later_harmless_error() -> None
         story.failed(NoSpace("no volume"), None, 1.0, 0.0)
 
 
-def test_a_definite_answer_after_an_unknown_one_is_the_answer() -> None:
+@pytest.mark.parametrize("error", [Conflict("exists"), NotFound("no file"), DigestRefused("flipped")])
+def test_an_answer_to_a_repeat_does_not_settle_an_earlier_attempt(error: CopypoolError) -> None:
+    """A delete that waits in a node's queue can still be applied after its repeat found no file."""
+    story = WriteRetry(deadline_s=10.0, _refused=2)
+    story.failed(OutcomeUnknown("lost"), 1, 0.0, 0.0)
+    with pytest.raises(OutcomeUnknown):
+        story.failed(error, 1, 1.0, 0.0)
+
+
+def test_what_is_malformed_is_so_in_every_attempt() -> None:
     story = WriteRetry(deadline_s=10.0)
     story.failed(OutcomeUnknown("lost"), 1, 0.0, 0.0)
-    with pytest.raises(Conflict):
-        story.failed(Conflict("exists"), 1, 1.0, 0.0)
+    with pytest.raises(Invalid):
+        story.failed(Invalid("empty path"), 1, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("error", [Forbidden("expired"), DigestRefused("a flip on the way")])
