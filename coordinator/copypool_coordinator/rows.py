@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import msgspec
 
-from copypool.protocol.api import AccessMode, AckRule, LocationState, PoolType, SegmentRef
+from copypool.protocol.api import AccessMode, AckRule, LocationState, OnCopyFailure, PoolType, SegmentRef
 from copypool.protocol.internal import Refusal
+from copypool.protocol.policies import Spread
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -23,6 +24,12 @@ class PoolRow(Row):
     format: int
     id: int
     type: PoolType
+    copy_pools: list[int] = []  #: of namespaces that name this primary pool and no copy pools
+    spread: Spread = "host"  #: what locations here must not share with the extent's locations in other pools
+    window: str = ""  #: cron expression, UTC: when copying into this pool may begin; "": always
+    window_s: int = 0  #: how long it may then go on
+    budget_bytes_s: int = 0  #: of all pulls into this pool together; 0: no limit
+    description: str = ""
 
 
 class NamespaceRow(Row):
@@ -30,17 +37,20 @@ class NamespaceRow(Row):
     id: int
     class_id: int  #: class of new extents
     state: str = "live"  #: `live` or `deleting`
-    quota_bytes: int = 0  #: 0: none
+    quota_bytes: int = 0  #: of its files' sizes; soft, checked when a lease is asked for; 0: none
+    past_classes: list[int] = []  #: classes of older extents that may hold its records
+    rewrite: bool = False  #: extents of past classes are to get the present one
 
 
 class ClassRow(Row):
-    """(primary pool, copy pools, ack rule); key = canonical text of the three, so equal classes have one id."""
+    """(primary pool, copy pools, ack rule); key = their canonical text, so equal classes have one id."""
 
     format: int
     id: int
     primary_pool: int
     copy_pools: list[int]
     ack: AckRule
+    on_copy_failure: OnCopyFailure = "continue"  #: part of the ack rule `copy`
 
 
 class NodeRow(Row):
@@ -81,6 +91,9 @@ class VolumeRow(Row):
     location_text: str = ""
     session: int = 0  #: epoch of the session that mounted it: a repeated mount is recognised
     claim: bytes = b""  #: nonce of the claim on the label: a claim that a dying process made is recognised
+    limit_bytes: int = 0  #: its extents take no more room than this; 0: as much as its file system has
+    access_reason: str = ""  #: why a program set the access mode; "": a person did
+    access_since_ms: int = 0  #: when the access mode changed last; 0: never
 
 
 class Location(Row):
@@ -217,6 +230,7 @@ class CountersRow(Row):
     payload_bytes: int
     as_of_ms: int
     dead: dict[int, tuple[int, int]]  #: extent -> (records, payload bytes) deleted or overwritten since the last fold
+    namespaces: dict[int, tuple[int, int]] = {}  #: namespace -> (files, bytes)
 
 
 class ClockRow(Row):

@@ -26,6 +26,7 @@ WRITE_ID_BYTES = 8
 LocationState = Literal["copying", "good", "damaged", "missing", "dropping"]
 PoolType = Literal["primary", "copy"]
 AckRule = Literal["primary", "copy"]
+OnCopyFailure = Literal["continue", "fail"]
 AccessMode = Literal["readwrite", "readonly", "unavailable", "destroyed", "offsite"]
 
 
@@ -283,8 +284,10 @@ class NamespaceSpec(msgspec.Struct, omit_defaults=True):
 
     name: str
     primary_pool: str = "primary"
-    copy_pools: list[str] = msgspec.field(default_factory=lambda: ["copy"])
+    copy_pools: list[str] | None = None  #: None: as the primary pool says
     ack: AckRule = "primary"
+    on_copy_failure: OnCopyFailure = "continue"  #: ack rule `copy`, and no copy can be written: acknowledge, or refuse
+    quota_bytes: int = 0  #: of its files' sizes together; 0: none
 
 
 class NamespaceInfo(msgspec.Struct):
@@ -293,6 +296,8 @@ class NamespaceInfo(msgspec.Struct):
     primary_pool: str
     copy_pools: list[str]
     ack: AckRule
+    on_copy_failure: OnCopyFailure = "continue"
+    quota_bytes: int = 0
 
 
 class TokenSpec(msgspec.Struct, omit_defaults=True):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from copypool.protocol.api import AccessMode, AckRule, LocationState, PoolType, SegmentRef
+from copypool.protocol.api import AccessMode, AckRule, LocationState, OnCopyFailure, PoolType, SegmentRef
 from copypool.protocol.capability import NodeKeys
 
 #: etcd takes 128 operations a transaction; the rest is for the extent, namespaces and fence rows.
@@ -85,6 +85,8 @@ class VolumeReport(Internal):
     unknown_extents: int
     extents: int
     stored_bytes: int
+    access: AccessMode = "readwrite"  #: the access mode that the node has heard of
+    read_only_reason: str = ""  #: why the node stopped writing to it
 
 
 class ReadFault(Internal):
@@ -111,6 +113,8 @@ class VolumeDirective(Internal):
 
     volume: int
     access: AccessMode
+    pull_bytes_s: int = 0  #: this volume's share of its pool's bandwidth budget; 0: no limit
+    limit_bytes: int = 0  #: its extents may take no more room than this; 0: no limit
 
 
 class HeartbeatReply(Internal):
@@ -153,6 +157,7 @@ class ExtentClass(Internal):
     primary_pool: str
     copy_pools: list[str]
     ack: AckRule
+    on_copy_failure: OnCopyFailure = "continue"
 
 
 class OpenExtentRequest(Internal):
