@@ -228,6 +228,12 @@ class Catalog:
         """One page of names in byte order, and the cursor of the next ("" at the end). A page may be short."""
         return await self._directory.list(namespace, prefix, delimiter, after, limit, scope_prefix)
 
+    async def scan(
+        self, namespace: int, prefix: str, after: str, limit: int, scope_prefix: str = ""
+    ) -> tuple[list[tuple[str, FileRow]], str]:
+        """One page of current files with their rows, and the cursor of the next ("" at the end)."""
+        return await self._directory.scan(namespace, prefix, after, limit, scope_prefix)
+
     async def old_versions(self, namespace: int, path: str, limit: int = 100) -> Sequence[int]:
         """Older versions of a path, newest first."""
         return await self._directory.old_versions(namespace, path, limit)

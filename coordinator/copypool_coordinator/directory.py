@@ -118,27 +118,39 @@ class Directory:
         """
         if delimiter not in ("", "/"):
             raise Invalid("the delimiter is '/' or none")
-        limit = max(1, min(limit, LIST_MAX))
-        page = _Page(prefix, delimiter, limit)
+        page = _Page(prefix, delimiter, max(1, min(limit, LIST_MAX)))
+        return page.entries, await self._fill(page, namespace, after, scope_prefix)
+
+    async def scan(
+        self, namespace: int, prefix: str, after: str, limit: int, scope_prefix: str = ""
+    ) -> tuple[list[tuple[str, FileRow]], str]:
+        """One page of current files with their rows, and the cursor of the next. Read as `list` reads."""
+        page = _RowPage(prefix, "", max(1, min(limit, LIST_MAX)))
+        cursor = await self._fill(page, namespace, after, scope_prefix)
+        return page.rows, cursor
+
+    async def _fill(self, page: _Page, namespace: int, after: str, scope_prefix: str) -> str:
+        """Fill the page; its cursor, "" at the end."""
+        prefix, delimiter = page.prefix, page.delimiter
         base = keys.file_prefix(namespace)
         ranges, span = 0, 1
         for low, high in windows(prefix, scope_prefix):
             start = max(low, _past(after, delimiter), page.jump)
             while start < high:
                 if ranges >= RANGES_MAX and page.last:
-                    return page.entries, page.last
+                    return page.last
                 fence = self._core.view.next_fence(namespace, start, span)
                 stop = high if fence is None else min(high, fence)
                 ranges += 1
-                wanted = limit + 1 - len(page.entries)
+                wanted = page.limit + 1 - page.taken
                 found = await self._core.etcd.range(base + start.encode(), _end(namespace, stop), limit=wanted)
                 page.take((kv.key[len(base) :].decode(), kv) for kv in found.rows)
                 if page.full:
-                    return page.entries, page.last
+                    return page.last
                 start = max(page.jump, page.seen + "\0" if found.more else stop)
                 # Where everything was deleted, fences stand close together.
                 span = span * 2 if found.count < SPARSE else 1
-        return page.entries, ""
+        return ""
 
 
 #: Above every path: no path is this long.
@@ -149,10 +161,11 @@ class _Page:
     """One page of a listing being filled."""
 
     def __init__(self, prefix: str, delimiter: str, limit: int) -> None:
-        self._prefix = prefix
-        self._delimiter = delimiter
-        self._limit = limit
+        self.prefix = prefix
+        self.delimiter = delimiter
+        self.limit = limit
         self.entries: list[ListEntry] = []
+        self.taken = 0
         self.seen = ""  #: last name that was looked at
         self.last = ""  #: cursor after what was looked at
         self.jump = ""  #: nothing below this name is wanted any more
@@ -168,18 +181,33 @@ class _Page:
             if is_tombstone(row):
                 self.seen = self.last = path
                 continue
-            if len(self.entries) >= self._limit:
+            if self.taken >= self.limit:
                 self.full = True
                 return
             self.seen = path
-            cut = path.find(self._delimiter, len(self._prefix)) if self._delimiter else -1
+            self.taken += 1
+            cut = path.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
             if cut >= 0:
                 self.last = path[: cut + 1]
                 self.entries.append(ListEntry(self.last, is_prefix=True))
-                self.jump = _past(self.last, self._delimiter)
+                self.jump = _past(self.last, self.delimiter)
             else:
                 self.last = path
-                self.entries.append(ListEntry(path, row.version, row.size, format_digest(row.digest)))
+                self._put(path, row)
+
+    def _put(self, path: str, row: FileRow) -> None:
+        self.entries.append(ListEntry(path, row.version, row.size, format_digest(row.digest)))
+
+
+class _RowPage(_Page):
+    """One page of rows."""
+
+    def __init__(self, prefix: str, delimiter: str, limit: int) -> None:
+        super().__init__(prefix, delimiter, limit)
+        self.rows: list[tuple[str, FileRow]] = []
+
+    def _put(self, path: str, row: FileRow) -> None:
+        self.rows.append((path, row))
 
 
 def windows(prefix: str, scope: str) -> list[tuple[str, str]]:

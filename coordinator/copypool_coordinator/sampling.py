@@ -22,13 +22,16 @@ class OpenSample:
         self.rows: dict[int, OpenRow] = {}
 
     async def refresh(self, max_age_s: float = FRESH_S) -> dict[int, OpenRow]:
-        """The rows as of at most `max_age_s` ago. An extent that was sealed meanwhile is left out.
+        """The rows as of at most `max_age_s` before the call. An extent that was sealed meanwhile is left out.
+
+        Calls that wait for one another share a read that began after all of them were made.
 
         Raises:
             CatalogDown: etcd does not answer; `rows` keeps the last sample.
         """
+        asked_s = time.monotonic()
         async with self._lock:
-            if time.monotonic() - self._taken_s >= max_age_s:
+            if self._taken_s < asked_s - max_age_s:
                 began_s = time.monotonic()
                 opened = await self._catalog.read_open(self._catalog.view.open_extents())
                 self.rows = {extent: each.row for extent, each in opened.items()}
