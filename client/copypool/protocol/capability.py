@@ -23,9 +23,13 @@ READ_LIFE_MS = 300_000
 WRITE_LIFE_MS = 60_000
 REDIRECT_LIFE_MS = 60_000
 PULL_LIFE_MS = 600_000
+#: An extent may be open for long. The right reaches one file, and only bytes that a commit names ever count.
+APPEND_LIFE_MS = 24 * 3_600_000
 _MAC_BYTES = 32
 
-Purpose = Literal["capability-read", "capability-write", "capability-pull", "credential", "command"]
+Purpose = Literal[
+    "capability-read", "capability-write", "capability-pull", "capability-append", "credential", "command"
+]
 
 
 def derive_key(master: bytes, purpose: Purpose, node_id: int, key_number: int) -> bytes:
@@ -44,6 +48,7 @@ class NodeKeys(msgspec.Struct, frozen=True, array_like=True):
     read: bytes
     write: bytes
     pull: bytes
+    append: bytes = b""
 
 
 def derive_node_keys(master: bytes, node_id: int, key_number: int) -> NodeKeys:
@@ -53,6 +58,7 @@ def derive_node_keys(master: bytes, node_id: int, key_number: int) -> NodeKeys:
         derive_key(master, "capability-read", node_id, key_number),
         derive_key(master, "capability-write", node_id, key_number),
         derive_key(master, "capability-pull", node_id, key_number),
+        derive_key(master, "capability-append", node_id, key_number),
     )
 
 
@@ -94,15 +100,33 @@ class PullCapability(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     expires_ms: int
 
 
-Capability = ReadCapability | WriteCapability | PullCapability
+class AppendCapability(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+    """Lets node `writer` append its groups to one new location, its twin, on a volume of node `node_id`."""
+
+    key_number: int
+    node_id: int
+    writer: int
+    extent: int
+    volume: int
+    generation: int
+    expires_ms: int
+
+
+Capability = ReadCapability | WriteCapability | PullCapability | AppendCapability
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Capability)
 
 
 def _key_for(keys: NodeKeys, capability: Capability) -> bytes:
-    if isinstance(capability, ReadCapability):
-        return keys.read
-    return keys.write if isinstance(capability, WriteCapability) else keys.pull
+    match capability:
+        case ReadCapability():
+            return keys.read
+        case WriteCapability():
+            return keys.write
+        case PullCapability():
+            return keys.pull
+        case AppendCapability():
+            return keys.append
 
 
 def seal_capability(capability: Capability, keys: NodeKeys) -> str:
@@ -121,7 +145,11 @@ def open_capability(text: str, keys: Mapping[int, NodeKeys], node_id: int, now_m
     except (binascii.Error, ValueError, msgspec.MsgspecError) as exc:
         raise Forbidden("the capability is malformed: ask a coordinator for a new one") from exc
     known = keys.get(capability.key_number)
-    if known is None or not hmac.compare_digest(hmac.digest(_key_for(known, capability), body, "sha256"), mac):
+    if (
+        known is None
+        or not _key_for(known, capability)
+        or not hmac.compare_digest(hmac.digest(_key_for(known, capability), body, "sha256"), mac)
+    ):
         raise Forbidden("the capability's signature is not valid at this node: ask a coordinator for a new one")
     if capability.node_id != node_id:
         raise Forbidden("the capability is for another node")

@@ -13,6 +13,7 @@ import msgspec
 
 from copypool.protocol.api import AccessMode, AckRule, LocationState, OnCopyFailure, PoolType, SegmentRef
 from copypool.protocol.capability import NodeKeys
+from copypool.protocol.twins import TwinTarget
 
 #: etcd takes 128 operations a transaction; the rest is for the extent, namespaces and fence rows.
 GROUP_OPS_MAX = 120
@@ -167,6 +168,7 @@ class OpenExtentRequest(Internal):
     epoch: int
     volume: int
     class_id: int
+    avoid_nodes: list[int] = []  #: nodes whose twins just failed the caller: no twin there if there is another place
 
 
 class OpenExtentReply(Internal):
@@ -174,6 +176,7 @@ class OpenExtentReply(Internal):
     generation: int
     revision: int  #: of `o/<extent>`
     extent_class: ExtentClass
+    twin: TwinTarget | None = None  #: ack rule `copy`: who gets every group too; None: nobody can
 
 
 RecordKind = Literal["file", "tombstone", "part", "manifest", "config"]
@@ -232,8 +235,11 @@ class CommitRequest(Internal):
     noted: list[Refusal]  #: refusals of earlier groups that this group's header notes on disk
     entries: list[CommitEntry]  #: each path at most once
     capabilities: list[str]  #: write capabilities of the clients, checked again per row
+    #: The twin's, while it holds every group up to this one. A commit without it ends the twin: it becomes an ordinary
+    #: copy of what it held before this group.
     claims: list[Claim] = []
     seal: bool = False  #: also seal the extent at new_length (in the same transaction)
+    twin_failure: str = ""  #: why there is no claim any more, for people
 
 
 EntryOutcome = Literal[
