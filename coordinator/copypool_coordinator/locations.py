@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from copypool.protocol.api import LocationState
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, Refusal
+from copypool_coordinator import twins
 from copypool_coordinator.rows import FORMAT, ExtentRow, Location, OpenRow, Share
 
 #: Namespaces of one extent that have a share of their own; the others are one share under `OTHERS`.
@@ -50,9 +51,9 @@ def without_location(row: ExtentRow, old: Location) -> ExtentRow:
 
 
 def sealed(row: ExtentRow, at: OpenRow, now_ms: int) -> ExtentRow:
-    """The row of the extent once it has ended at its committed state."""
+    """The row of the extent once it has ended at its committed state; a live twin holds all of it."""
     ended = replace(
-        row,
+        twins.ended(row, at, now_ms),
         open=False,
         length=at.length,
         records=at.records,
@@ -106,7 +107,7 @@ def verified(row: ExtentRow, location: Location, length: int, digest: bytes, now
     The first holder to do so with a sealed extent sets the digest; one that differs later is damaged. A damaged
     or missing mark goes, since here is the evidence against it; a location that is being dropped stays so.
     """
-    if length < location.length or (row.open and location is writer(row)):
+    if length < location.length or (row.open and location is writer(row)) or twins.is_live(row, location):
         return row
     whole = not row.open and length >= row.length and digest != b""
     if whole and row.digest and row.digest != digest:
@@ -165,6 +166,7 @@ def next_open(
         since,
         kept + [Refusal(group, index) for index in refused],
         with_shares(shares_of(before), put or {}, length),
+        before.twin,
     )
 
 

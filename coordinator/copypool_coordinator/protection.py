@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
+from copypool_coordinator import twins
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
 
 
@@ -71,9 +72,14 @@ def is_writer(row: ExtentRow, location: Location) -> bool:
     return row.open and location.volume == row.writer_volume
 
 
+def is_appended(row: ExtentRow, location: Location) -> bool:
+    """Whether every commit claims this location: the writer's, or its live twin. Nobody else may write to it."""
+    return is_writer(row, location) or twins.is_live(row, location)
+
+
 def reach(row: ExtentRow, location: Location, committed: int) -> int:
-    """How many bytes of the extent this location claims: the writer of an open extent claims all that is committed."""
-    if is_writer(row, location) and location.state == "good":
+    """How many bytes of the extent this location claims: one that is appended to claims all that is committed."""
+    if is_appended(row, location) and location.state == "good":
         return committed
     return min(location.length, committed)
 
@@ -91,9 +97,9 @@ def may_leave(
     Holds when `wanted` (at least 1) volumes have another good, counted location that reaches as far as this one
     claims to, whatever this one's own state is: damaged blocks may be the only ones left, and a prefix that was still
     being copied may be the longest. With `verified_since_ms` a survivor counts only if every byte of it was read back
-    since then (a drop never trusts stale green). The writer's location of an open extent never leaves: seal first.
+    since then (a drop never trusts stale green). A location that is appended to never leaves: seal first.
     """
-    if is_writer(row, location):
+    if is_appended(row, location):
         return False
     claimed = reach(row, location, committed_length)
     if is_empty(claimed):

@@ -138,6 +138,8 @@ class ExtentRow(Row):
     dead_records: int = 0  #: deleted or overwritten, as folded from the counters so far
     dead_bytes: int = 0
     shares: list[Share] = []  #: by namespace; empty although there are records: written by an older version, unknown
+    twin: int = 0  #: while open: generation of the location that gets every group with the writer; 0: none (any more)
+    twin_node: int = 0  #: its node
 
 
 class OpenRow(Row):
@@ -151,6 +153,7 @@ class OpenRow(Row):
     uncopied_since_ms: int  #: time of the first commit past the shortest copy; 0: all copied as far as known
     refusals: list[Refusal] = []  #: of committed groups, not yet noted on disk
     shares: list[Share] = []  #: by namespace
+    twin: int = 0  #: as in the extent's row; here it is never out of date
 
 
 class FileFlag(IntEnum):
