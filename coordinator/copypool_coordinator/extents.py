@@ -17,7 +17,7 @@ from copypool.protocol.internal import (
     OwnExtentsRequest,
     SealReply,
 )
-from copypool_coordinator import keys, locations, rows
+from copypool_coordinator import keys, locations, rows, twins
 from copypool_coordinator.changing import Change, ExtentRows, Opened, Seen
 from copypool_coordinator.core import (
     ROUNDS_MAX,
@@ -74,7 +74,9 @@ class Extents:
             extent = await self._next_id()
             opened = await self._put_open(extent, request, volume, guards)
             if isinstance(opened, int):
-                described = ExtentClass(request.class_id, pools[0], pools[1:], extent_class.ack)
+                described = ExtentClass(
+                    request.class_id, pools[0], pools[1:], extent_class.ack, extent_class.on_copy_failure
+                )
                 return OpenExtentReply(extent, 1, opened, described)
             volume = opened
         raise Overloaded(f"volume {request.volume} changes too fast: repeat")
@@ -113,6 +115,8 @@ class Extents:
             raise Forbidden(f"volume {volume.name} is not on node {request.node_id}")
         if row.access != "readwrite":
             raise Conflict(f"volume {volume.name} is {row.access}: it takes no new extents")
+        if row.intent:
+            raise Fenced(f"volume {volume.name} is being emptied: take another write lease")
         if row.pool != primary_pool:
             raise Conflict(f"volume {volume.name} is not in the primary pool of class {request.class_id}")
 
@@ -195,7 +199,7 @@ class Extents:
         above = (extent for extent in view.extents_by_volume[request.volume] if extent > request.after)
         page = heapq.nsmallest(PAGE + 1, above)
         listed = {extent: view.extents[extent].row for extent in page[:PAGE]}
-        written = [each for each, row in listed.items() if row.open and row.writer_volume == request.volume]
+        written = [each for each in listed if each in view.open_by_volume[request.volume]]
         committed = await self.rows.read_open(written)
         found = []
         for extent, row in listed.items():
@@ -222,7 +226,9 @@ def _own(extent: int, row: ExtentRow, volume: int, opened: Opened | None) -> lis
         if location.volume != volume:
             continue
         writes = row.open and location is locations.writer(row)
-        length = opened.row.length if writes and opened is not None else location.length
+        length = location.length
+        if opened is not None and (writes or twins.is_live(row, location)):
+            length = opened.row.length if writes or opened.row.group >= 0 else 0
         found.append(OwnExtent(extent, location.generation, location.state, length, not row.open, writes))
     return found
 

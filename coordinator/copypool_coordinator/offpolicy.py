@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from copypool_coordinator import twins
 from copypool_coordinator.policy import Policy
-from copypool_coordinator.protection import Standing, VolumeFacts, assess, is_empty, is_writer, lacks_proof
+from copypool_coordinator.protection import Standing, VolumeFacts, assess, is_appended, is_empty, lacks_proof
 from copypool_coordinator.rows import ExtentRow, OpenRow
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Mark(NamedTuple):
     unavailable_files: int
     lost_files: int
     extra: int  #: locations that are not needed, or on their way in or out
+    leaving: int = 0  #: locations on volumes that are being emptied, or were given up
 
     @property
     def debt_bytes(self) -> int:
@@ -136,6 +138,7 @@ def look(
     extent_class = view.classes.get(row.class_id)
     if extent_class is None or (row.open and sample is None):
         return None
+    row = twins.as_sampled(row, sample)
     committed = sample.length if row.open and sample is not None else row.length
     standing = assess(row, committed, extent_class.row, places)
     debt = tuple((pool.pool, pool.debt_bytes) for pool in standing.copies if pool.debt_bytes)
@@ -159,8 +162,13 @@ def look(
         unavailable_files=unavailable,
         lost_files=lost,
         extra=max(0, len(row.locations) - wanted),
+        leaving=sum(1 for each in row.locations if _is_leaving(places.get(each.volume))),
     )
     return mark if any(mark) else None
+
+
+def _is_leaving(place: VolumeFacts | None) -> bool:
+    return place is not None and (place.leaving or place.destroyed)
 
 
 def _given_up(place: VolumeFacts | None) -> bool:
@@ -187,7 +195,7 @@ def _files_out_of_reach(row: ExtentRow, sample: OpenRow | None, places: Mapping[
         place = places.get(location.volume)
         if location.state == "missing" or place is None or place.destroyed:
             continue
-        held = committed if is_writer(row, location) else min(location.records, committed)
+        held = committed if is_appended(row, location) else min(location.records, committed)
         existing = max(existing, held)
         if place.up and location.state != "damaged":
             reachable = max(reachable, held)

@@ -27,12 +27,15 @@ from copypool_coordinator.controllers.actions import (
     BeginDrop,
     Decide,
     FinishDrop,
+    Forget,
     MarkAway,
     MarkReturned,
     Pull,
     Reserve,
     SealExtent,
+    TrimProcesses,
     Verify,
+    WriteProcess,
 )
 from copypool_coordinator.locations import find
 from copypool_coordinator.node_link import NodeLink
@@ -91,6 +94,12 @@ class Performer:
                 await self._begin_drop(action)
             case FinishDrop():
                 await self._finish_drop(action)
+            case Forget(location):
+                await self._forget(location)
+            case WriteProcess():
+                await self._write_process(action)
+            case TrimProcesses(processes):
+                await self._catalog.jobs.trim(processes, self._guard)
 
     async def _shown(self, predicate: Callable[[ClusterView], bool]) -> None:
         await self._catalog.wait_for(predicate, _SHOWN_S)
@@ -204,11 +213,19 @@ class Performer:
             key.volume,
             key.generation,
             self._guard,
-            wanted=wanted_total(extent_class),
+            wanted=action.wanted or wanted_total(extent_class),
             verified_since_ms=self._memory.decided.get(key, self._catalog.now_ms()),
+            forced=action.forced,
         )
         if not began:
             return
+        if action.forced:
+            self._chronicle.record(
+                "LocationForcedOut",
+                f"generation {key.generation}, perhaps the last one, goes by an operator's word",
+                extent=key.extent,
+                volume=self._volume(key.volume),
+            )
         await self._shown(lambda view: (each := self._location(key)) is None or each.state == "dropping")
 
     async def _finish_drop(self, action: FinishDrop) -> None:
@@ -226,3 +243,24 @@ class Performer:
             node=self._node(action.node),
         )
         await self._shown(lambda view: self._location(key) is None)
+
+    async def _forget(self, key: LocationKey) -> None:
+        await self._catalog.finish_drop(key.extent, key.volume, key.generation, self._guard)
+        await self._shown(lambda view: self._location(key) is None)
+
+    # -- processes ---------------------------------------------------------------------------------
+    async def _write_process(self, action: WriteProcess) -> None:
+        row = action.row
+        written = await self._catalog.jobs.write(
+            action.process, action.mod_revision, row, self._guard, action.give_back, action.remove_volume
+        )
+        if not written:
+            return  # the row changed since: planned again from what it is now
+        if row.state != "running":
+            kind = {"done": "ProcessDone", "cancelled": "ProcessCancelled"}.get(row.state, "ProcessIncomplete")
+            self._chronicle.record(kind, f"{action.process}: {row.verb} of {row.what}: {row.outcome}")
+        await self._shown(
+            lambda view: (
+                (entry := view.processes.get(action.process)) is None or entry.mod_revision > action.mod_revision
+            )
+        )

@@ -70,6 +70,8 @@ class Placed:
             location = locations.find(seen.row, report.volume, report.generation)
             if location is None or location.state not in ("copying", "good"):
                 raise Fenced(f"extent {report.extent} has no such location on volume {report.volume} to fill: stop")
+            if protection.is_appended(seen.row, location):
+                raise Fenced(f"extent {report.extent} is appended to on volume {report.volume}: nobody pulls it there")
             if report.length > _committed(seen):
                 raise Invalid(f"extent {report.extent} has {_committed(seen)} committed bytes, not {report.length}")
             row = locations.progressed(
@@ -177,7 +179,7 @@ class Placed:
         guards: list[Guard],
         not_after: int = 0,
     ) -> VerifyOutcome:
-        """Mark a location. The writer's location of an open extent is sealed first: nothing is appended to damage."""
+        """Mark a location. An extent that is appended to there is sealed first: nothing is appended to damage."""
         now_ms = self._core.now_ms()
         unchanged = _outcome(extent, volume, generation, "unchanged")
 
@@ -186,7 +188,7 @@ class Placed:
             location = locations.find(row, volume, generation)
             if location is None or (not_after and seen.mod_revision > not_after) or _holds_nothing(seen, location):
                 return Change(unchanged)
-            seals = seen.open is not None and location is locations.writer(row)
+            seals = seen.open is not None and protection.is_appended(row, location)
             if seals and seen.open is not None:
                 row = locations.sealed(row, seen.open, now_ms)
                 location = locations.find(row, volume, generation)
@@ -211,8 +213,12 @@ class Placed:
         *,
         wanted: int = 1,
         verified_since_ms: int = 0,
+        forced: bool = False,
     ) -> bool:
         """Set a location to `dropping` if invariant 5 allows it, under a compare of all that was looked at.
+
+        `forced` is an operator's word, given after he was shown what dies: then it goes whatever is left. The
+        writer's location of an open extent never does.
 
         Raises:
             NotLeader: the term is over.
@@ -226,7 +232,10 @@ class Placed:
             location = locations.find(seen.row, volume, generation)
             if location is None or location.state == "dropping":
                 return Change(True)
-            if not protection.may_leave(seen.row, location, _committed(seen), counted, wanted, verified_since_ms):
+            allowed = forced and not protection.is_writer(seen.row, location)
+            if not allowed and not protection.may_leave(
+                seen.row, location, _committed(seen), counted, wanted, verified_since_ms
+            ):
                 return Change(False)
             return Change(True, locations.dropping(seen.row, location, now_ms))
 
@@ -263,7 +272,7 @@ def _committed(seen: Seen) -> int:
 
 def _holds_nothing(seen: Seen, location: Location) -> bool:
     """Whether nothing would be lost with the location: it was only reserved, or no group was ever committed."""
-    length = _committed(seen) if seen.row.open and location is locations.writer(seen.row) else location.length
+    length = _committed(seen) if protection.is_appended(seen.row, location) else location.length
     return length <= EXTENT_HEADER_BYTES
 
 

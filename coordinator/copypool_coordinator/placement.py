@@ -110,7 +110,7 @@ def _usable(view: ClusterView, loads: Loads, pool: int) -> list[tuple[VolumeRow,
         if volume is None:
             continue
         row = volume.row
-        if row.pool != pool or row.access != "readwrite" or row.node != load.node_id:
+        if row.pool != pool or row.access != "readwrite" or row.intent or row.node != load.node_id:
             continue
         if row.node in view.nodes_by_id and view.node_up(row.node) and load.writable:
             found.append((row, load))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from copypool_coordinator.orders import Orders
 from copypool_coordinator.protection import Standing, VolumeFacts, assess
 from copypool_coordinator.rows import ExtentRow, Location, NodeRow, OpenRow
 
@@ -39,8 +40,9 @@ class Policy:
     drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
     pulls_per_volume: int = 16  #: unfinished pulls that a destination volume is told of
     verifies_per_volume: int = 2  #: routine ones that a volume is told of
-    urgent_verifies_per_volume: int = 16  #: those that a drop waits for
+    urgent_verifies_per_volume: int = 16  #: those that a drop, or an operator's audit, waits for
     scrub_bytes_per_s: int = 32 * 1024 * 1024  #: per volume, for locations that have been verified before
+    process_patience_ms: int = 60_000  #: a process with nothing left that could go on ends after this
 
     @property
     def proof_life_ms(self) -> int:
@@ -147,6 +149,7 @@ class Facts:
     memory: Memory
     choose: Chooser
     brake: str = ""  #: why nothing that is merely away may be rebuilt, or ""
+    orders: Orders = field(default_factory=Orders)
     standings: dict[int, Standing] = field(default_factory=dict)
     #: Pulls and verifies that this pass asks for, by volume: they are not in `memory` before they are performed.
     pulls_asked: Counter[int] = field(default_factory=Counter)
@@ -166,6 +169,11 @@ class Facts:
         self.verifies_asked[volume] += 1
         return True
 
+    def counted(self, location: Location) -> bool:
+        """Whether this location counts as protection if it is good."""
+        place = self.places.get(location.volume)
+        return place is not None and place.counted
+
     def committed(self, extent: int, row: ExtentRow) -> int | None:
         """The committed length; None for an open extent that was not sampled yet."""
         if not row.open:
@@ -182,7 +190,8 @@ class Facts:
         extent_class = view.classes.get(row.class_id)
         if committed is None or extent_class is None:
             return None
-        known = self.standings[extent] = assess(row, committed, extent_class.row, self.places)
+        moving_off = self.orders.moves.get(extent)
+        known = self.standings[extent] = assess(row, committed, extent_class.row, self.places, moving_off)
         return known
 
 
@@ -199,8 +208,9 @@ def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, Volum
             node=row.node,
             up=up,
             counted=up or row.access == "offsite",
-            writable=up and row.access == "readwrite" and row.id not in refusing,
+            writable=up and row.access == "readwrite" and row.id not in refusing and not row.intent,
             destroyed=row.access == "destroyed",
+            intent=row.intent,
         )
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
+from copypool.protocol.processes import VolumeIntent
 from copypool_coordinator import twins
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
 
@@ -29,6 +30,12 @@ class VolumeFacts:
     counted: bool  #: its good locations count as protection: up, or offsite
     writable: bool  #: up and readwrite
     destroyed: bool  #: declared lost by an operator
+    intent: VolumeIntent = ""  #: not "": its locations count and are read, but are to be had elsewhere
+
+    @property
+    def leaving(self) -> bool:
+        """Whether what it holds is to go elsewhere."""
+        return self.intent != ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class PoolStanding:
     full: tuple[Location, ...]  #: counted locations that hold every committed byte
     reach: int  #: longest counted good location in the pool, 0: none
     debt_bytes: int  #: committed bytes that no counted location of the pool holds
+    staying: tuple[Location, ...] = ()  #: those of `full` that are not to go elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Standing:
     pools: tuple[PoolStanding, ...]  #: primary first, then the copy pools in the order of the class
     satisfied: bool  #: every pool has a full location, all of them on different nodes
     shared_node: bool  #: every pool has one, but two pools only have them on the same node
+    settled: bool = False  #: satisfied by staying locations alone: what is to go may go
 
     @property
     def primary(self) -> PoolStanding:
@@ -121,22 +130,37 @@ def wanted_total(extent_class: ClassRow) -> int:
     return 1 + len(extent_class.copy_pools)
 
 
-def assess(row: ExtentRow, committed: int, extent_class: ClassRow, places: Mapping[int, VolumeFacts]) -> Standing:
+def assess(
+    row: ExtentRow,
+    committed: int,
+    extent_class: ClassRow,
+    places: Mapping[int, VolumeFacts],
+    moving_off: int | None = None,
+) -> Standing:
     """The extent's standing: what it has, pool by pool, against one location in each pool on different nodes.
 
-    A location counts when it is good, its volume is up or offsite, and for a full one it reaches `committed`.
+    A location counts when it is good, its volume is up or offsite, and for a full one it reaches `committed`. Those
+    on a volume with an intent, and on the volume that this extent is `moving_off`, count until they are replaced.
     """
-    pools = [_in_pool(row, committed, extent_class.primary_pool, True, places)]
-    pools += [_in_pool(row, committed, pool, False, places) for pool in extent_class.copy_pools]
+    pools = [_in_pool(row, committed, extent_class.primary_pool, True, places, moving_off)]
+    pools += [_in_pool(row, committed, pool, False, places, moving_off) for pool in extent_class.copy_pools]
     if is_empty(committed):
-        return Standing(committed, tuple(pools), satisfied=True, shared_node=False)
+        return Standing(committed, tuple(pools), satisfied=True, shared_node=False, settled=True)
     complete = all(pool.full for pool in pools)
     apart = complete and on_different_nodes([{places[each.volume].node for each in pool.full} for pool in pools])
-    return Standing(committed, tuple(pools), satisfied=apart, shared_node=complete and not apart)
+    settled = all(pool.staying for pool in pools) and on_different_nodes(
+        [{places[each.volume].node for each in pool.staying} for pool in pools]
+    )
+    return Standing(committed, tuple(pools), apart, complete and not apart, settled)
 
 
 def _in_pool(
-    row: ExtentRow, committed: int, pool: int, primary: bool, places: Mapping[int, VolumeFacts]
+    row: ExtentRow,
+    committed: int,
+    pool: int,
+    primary: bool,
+    places: Mapping[int, VolumeFacts],
+    moving_off: int | None,
 ) -> PoolStanding:
     longest = 0
     full: list[Location] = []
@@ -149,7 +173,8 @@ def _in_pool(
         if claimed >= committed:
             full.append(location)
     debt = 0 if is_empty(committed) else committed - max(longest, EXTENT_HEADER_BYTES)
-    return PoolStanding(pool, primary, tuple(full), longest, max(0, debt))
+    staying = tuple(each for each in full if not places[each.volume].leaving and each.volume != moving_off)
+    return PoolStanding(pool, primary, tuple(full), longest, max(0, debt), staying)
 
 
 def on_different_nodes(choices: Sequence[set[int]], taken: frozenset[int] = frozenset()) -> bool:

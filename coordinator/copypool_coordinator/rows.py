@@ -14,6 +14,7 @@ import msgspec
 from copypool.protocol.api import AccessMode, AckRule, LocationState, OnCopyFailure, PoolType, SegmentRef
 from copypool.protocol.internal import Refusal
 from copypool.protocol.policies import Spread
+from copypool.protocol.processes import ProcessState, ProcessVerb, VolumeIntent
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -94,6 +95,9 @@ class VolumeRow(Row):
     limit_bytes: int = 0  #: its extents take no more room than this; 0: as much as its file system has
     access_reason: str = ""  #: why a program set the access mode; "": a person did
     access_since_ms: int = 0  #: when the access mode changed last; 0: never
+    #: `drain`: its locations go elsewhere first; `discard`: they go as soon as another one is proven; `force`: they
+    #: go. Written with the process that wants it; a volume with an intent takes no new bytes.
+    intent: VolumeIntent = ""
 
 
 class Location(Row):
@@ -241,6 +245,48 @@ class ClockRow(Row):
 
     format: int
     unix_ms: int
+
+
+class Skipped(Row):
+    """One thing that a process could not do."""
+
+    extent: int
+    bytes: int
+    records: int
+    why: str
+
+
+class ProcessRow(Row):
+    """`x/<id>`: a long job. Made with the intents that it needs, in one transaction; kept up by the leader alone."""
+
+    format: int
+    verb: ProcessVerb
+    what: str  #: what it is about, for people
+    who: str  #: name of the token that asked
+    created_ms: int
+    volumes: list[int]  #: those it is about
+    pools: list[int]  #: those it is about
+    state: ProcessState = "running"
+    total_extents: int = 0
+    total_bytes: int = 0
+    done_extents: int = 0
+    done_bytes: int = 0
+    updated_ms: int = 0
+    ended_ms: int = 0
+    outcome: str = ""  #: a sentence, once it has ended
+    skipped: list[Skipped] = []  #: the first 100 of them
+    skipped_total: int = 0
+    access_before: list[AccessMode] = []  #: of `volumes`, when the process changed it: what a cancel gives back
+    until_extent: int = -1  #: backup: later extents do not matter
+    lengths: list[tuple[int, int]] = []  #: backup: (extent, committed length) of those that were open
+    extents: list[int] = []  #: restore of a namespace or prefix: those that its files are in
+    moves: list[tuple[int, int]] = []  #: rebalance: (extent, volume it goes off) now under way
+    found: list[tuple[int, int]] = []  #: audit: (extent, generation) found bad, the first 1,000
+    found_total: int = 0
+    budget: list[tuple[int, int]] = []  #: rebalance: (volume, bytes that are still to go off it)
+    fix: bool = False  #: audit: not done before all that was found is mended
+    stuck_since_ms: int = 0  #: since when nothing of what is left can go on; 0: something can
+    cancelled_by: str = ""  #: an operator's word; the leader ends the process
 
 
 class EventRow(Row):

@@ -17,23 +17,30 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
-from msgspec.structs import replace
-
 from copypool.protocol.errors import CopypoolError, Unavailable
+from copypool_coordinator import orders
 from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.choosing import chooser
 from copypool_coordinator.chronicle import Chronicle, Entry
-from copypool_coordinator.controllers import audit, copy, health, repair
-from copypool_coordinator.controllers.actions import Action, ActionKey, MarkAway, MarkReturned, Reserve, SealExtent
-from copypool_coordinator.heartbeats import Heartbeats, Loads
+from copypool_coordinator.controllers import audit, copy, health, processes, repair
+from copypool_coordinator.controllers.actions import (
+    Action,
+    ActionKey,
+    MarkAway,
+    MarkReturned,
+    Reserve,
+    SealExtent,
+    TrimProcesses,
+    WriteProcess,
+)
+from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.offpolicy import OffPolicy
+from copypool_coordinator.orders import Orders
 from copypool_coordinator.performing import Performer
-from copypool_coordinator.placement import choose_destination
-from copypool_coordinator.policy import Chooser, Facts, LocationKey, Memory, Policy, brake, places
+from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, brake, places
 from copypool_coordinator.repairs import Repairs
-from copypool_coordinator.rows import ExtentRow
 from copypool_coordinator.sampling import OpenSample
-from copypool_coordinator.view import ClusterView
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,8 @@ _SLICE = 64
 _LANE_MAX = {"catalog": 32, "pull": 8, "verify": 4, "drop": 4, "memory": 1024}
 _REST_MAX_S = 30.0
 _RESTS_MAX = 10_000
+#: Between two looks at what processes have left: each looks at every extent that is left.
+_PROCESSES_MS = 1_000
 #: A debt that was paid within this time is no news.
 _DEBT_NEWS_MS = 10_000
 
@@ -82,6 +91,7 @@ class Runner:
         self._turn: list[int] = []  #: extents off policy that have not had their turn in this round
         self._brake_entry: Entry | None = None
         self._debt_since_ms = 0
+        self._processes_ms = 0
 
     async def run(self) -> None:
         """Pass after pass, until cancelled; then every step under way is cancelled, which is safe at any point."""
@@ -112,22 +122,27 @@ class Runner:
             opened = {}
         now_ms = self._catalog.now_ms()
         loads = self._heartbeats.loads(time.monotonic())
+        ordered = orders.gather(self._view)
         facts = Facts(
             policy=self._policy,
             places=places(self._view, {volume for volume, load in loads.items() if load.report.read_only}),
             opened=opened,
             memory=self._memory,
-            choose=self._chooser(loads),
+            choose=chooser(self._view, loads, ordered),
             brake=self.brake(now_ms),
+            orders=ordered,
         )
         started = self._start(group, health.plan(self._view, facts))
         await self._index.refresh(self._view, facts.places, opened, self._policy, now_ms, _PASS_MAX)
         changed = self._index.take_looked()
-        due = list(dict.fromkeys([*changed, *self._next_turn()]))
+        due = list(dict.fromkeys([*changed, *self._next_turn(), *self._ordered(ordered)]))
         for extent in due:
             self._settle(extent, now_ms)
         for first in range(0, len(due), _SLICE):
             started += await self._plan(group, facts, now_ms, due[first : first + _SLICE])
+        if now_ms - self._processes_ms >= _PROCESSES_MS:
+            self._processes_ms = now_ms
+            started += self._start(group, processes.plan(self._view, facts, self._index.marks, now_ms))
         self._tell_news(facts, now_ms)
         return bool(started or self._index.pending)
 
@@ -149,6 +164,18 @@ class Runner:
         turn = self._turn[-_PASS_MAX:]
         del self._turn[-_PASS_MAX:]
         return turn[::-1]
+
+    def _ordered(self, ordered: Orders) -> list[int]:
+        """Extents that processes are about and that may well be on policy, so that no mark gives them a turn."""
+        found = list(ordered.moves)[:_PASS_MAX]
+        for volume, since_ms in ordered.audits.items():
+            for extent in self._view.extents_by_volume.get(volume, ()):
+                locations = self._view.extents[extent].row.locations
+                if any(each.volume == volume and each.verified_ms < since_ms for each in locations):
+                    found.append(extent)
+                    if len(found) >= _PASS_MAX:
+                        return found
+        return found
 
     def _settle(self, extent: int, now_ms: int) -> None:
         entry = self._view.extents.get(extent)
@@ -209,16 +236,6 @@ class Runner:
             del self._rests[next(iter(self._rests))]
         self._rests[key] = (time.monotonic() + rest_s, failures)
 
-    def _chooser(self, loads: Loads) -> Chooser:
-        """Where a new location goes, by what the nodes say now; volumes given up are no reason to avoid a node."""
-        view = self._view
-
-        def choose(row: ExtentRow, pool: int) -> int | None:
-            seed = random.getrandbits(32)
-            return choose_destination(_without_destroyed(view, row), pool, view, loads, seed)
-
-        return choose
-
     # -- what people are told ------------------------------------------------------------------------
     def brake(self, now_ms: int) -> str:
         """Why re-replication is held now, or ""."""
@@ -250,19 +267,8 @@ class Runner:
 
 def _extent_of(action: Action) -> list[int]:
     """The extent to look at once more after this action, none for actions about nodes."""
-    if isinstance(action, MarkAway | MarkReturned):
+    if isinstance(action, MarkAway | MarkReturned | WriteProcess | TrimProcesses):
         return []
     if isinstance(action, Reserve | SealExtent):
         return [action.extent]
     return [action.location.extent]
-
-
-def _without_destroyed(view: ClusterView, row: ExtentRow) -> ExtentRow:
-    kept = [
-        location
-        for location in row.locations
-        if (volume := view.volumes_by_id.get(location.volume)) is None or volume.row.access != "destroyed"
-    ]
-    if len(kept) == len(row.locations):
-        return row
-    return replace(row, locations=kept)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from copypool_coordinator import keys, rows
+from copypool_coordinator import keys, rows, twins
 from copypool_coordinator.etcd import Changed, KeyValue, Listed, MirrorEvent
 from copypool_coordinator.rows import (
     ClassRow,
@@ -25,6 +25,7 @@ from copypool_coordinator.rows import (
     NamespaceRow,
     NodeRow,
     PoolRow,
+    ProcessRow,
     R,
     SessionRow,
     TokenRow,
@@ -33,6 +34,8 @@ from copypool_coordinator.rows import (
 
 Named = TypeVar("Named", PoolRow, NamespaceRow, NodeRow, VolumeRow)
 
+#: Longer than any extent.
+_WHOLE = 1 << 62
 #: Access modes in which a volume's bytes can be read by a program now (given a live session of its node).
 _MOUNTED = ("readwrite", "readonly")
 
@@ -76,10 +79,10 @@ class ClusterView:
         self.coordinators: dict[str, Versioned[CoordinatorRow]] = {}
         self.tokens: dict[bytes, Versioned[TokenRow]] = {}
         self.counters: dict[str, Versioned[CountersRow]] = {}
-        self.processes: dict[str, bytes] = {}
+        self.processes: dict[str, Versioned[ProcessRow]] = {}
         self.extents: dict[int, Versioned[ExtentRow]] = {}
         self.extents_by_volume: defaultdict[int, set[int]] = defaultdict(set)
-        #: open extents by the volume of their writer
+        #: open extents by the volumes that they are appended to: their writer's, and their live twin's
         self.open_by_volume: defaultdict[int, set[int]] = defaultdict(set)
         #: fence paths of a namespace, sorted; code point order of paths is byte order of keys
         self.fences: defaultdict[int, list[str]] = defaultdict(list)
@@ -105,7 +108,7 @@ class ClusterView:
 
     def open_extents(self) -> list[int]:
         """Ids of all open extents, in no order."""
-        return [extent for extents in self.open_by_volume.values() for extent in extents]
+        return list({extent for extents in self.open_by_volume.values() for extent in extents})
 
     def copied_length(self, row: ExtentRow) -> int:
         """How far every copy pool of the extent's class holds it: the shortest pool's longest verified prefix.
@@ -119,8 +122,9 @@ class ClusterView:
         for location in row.locations:
             volume = self.volumes_by_id.get(location.volume)
             if volume is not None and volume.row.pool in best and location.state in ("good", "copying"):
-                best[volume.row.pool] = max(best[volume.row.pool], location.length)
-        return min(best.values(), default=1 << 62)
+                length = _WHOLE if twins.is_live(row, location) else location.length
+                best[volume.row.pool] = max(best[volume.row.pool], length)
+        return min(best.values(), default=_WHOLE)
 
     def next_fence(self, namespace: int, path: str, count: int = 1) -> str | None:
         """The `count`-th fence path of the namespace above `path`."""
@@ -197,7 +201,7 @@ class ClusterView:
         elif kind == keys.COUNTERS:
             self.counters[rest.decode()] = _versioned(kv, CountersRow, rest)
         elif kind == keys.PROCESS:
-            self.processes[rest.decode()] = kv.value
+            self.processes[rest.decode()] = _versioned(kv, ProcessRow, rest)
         elif kind == keys.FENCE:
             namespace, path = _fence_of(rest)
             paths = self.fences[namespace]
@@ -260,8 +264,8 @@ class ClusterView:
         self.extents[extent_id] = extent
         for location in extent.row.locations:
             self.extents_by_volume[location.volume].add(extent_id)
-        if extent.row.open:
-            self.open_by_volume[extent.row.writer_volume].add(extent_id)
+        for volume in _appended_to(extent.row):
+            self.open_by_volume[volume].add(extent_id)
         self.dirty.add(extent_id)
 
     def _forget_extent(self, extent_id: int) -> None:
@@ -273,8 +277,8 @@ class ClusterView:
     def _unindex(self, extent_id: int, row: ExtentRow) -> None:
         for location in row.locations:
             self.extents_by_volume[location.volume].discard(extent_id)
-        if row.open:
-            self.open_by_volume[row.writer_volume].discard(extent_id)
+        for volume in _appended_to(row):
+            self.open_by_volume[volume].discard(extent_id)
 
     def _put_volume(self, volume: Versioned[VolumeRow]) -> None:
         before = self.volumes.get(volume.name)
@@ -291,6 +295,14 @@ class ClusterView:
 
     def _volume_changed(self, volume_id: int) -> None:
         self.dirty.update(self.extents_by_volume.get(volume_id, ()))
+
+
+def _appended_to(row: ExtentRow) -> tuple[int, ...]:
+    """The volumes that take every group of an open extent."""
+    if not row.open:
+        return ()
+    twin = twins.live(row)
+    return (row.writer_volume,) if twin is None else (row.writer_volume, twin.volume)
 
 
 def _split(key: bytes) -> tuple[bytes, bytes]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from copypool.protocol.api import AccessMode, LocationState, PoolType
-from copypool_coordinator import keys, locations, rows
+from copypool.protocol.processes import VolumeIntent
+from copypool_coordinator import keys, locations, orders, rows
 from copypool_coordinator.controllers import audit, copy, health, repair
 from copypool_coordinator.controllers.actions import (
     Action,
     BeginDrop,
     Decide,
     FinishDrop,
+    Forget,
     MarkAway,
     MarkReturned,
     Pull,
@@ -112,10 +116,12 @@ class ToyCluster:
     def set_access(self, node: int, access: AccessMode) -> None:
         """An operator's word about the node's volume."""
         row = self.view.volumes[f"volume{node}"].row
-        self.put(
-            keys.named(keys.VOLUME, f"volume{node}"),
-            VolumeRow(FORMAT, row.id, row.uuid, row.pool, row.node, row.epoch, access),
-        )
+        self.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, access=access))
+
+    def set_intent(self, node: int, intent: VolumeIntent) -> None:
+        """What a process wants of the node's volume."""
+        row = self.view.volumes[f"volume{node}"].row
+        self.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, intent=intent))
 
     # -- extents -------------------------------------------------------------------------------
     def open_extent(self, extent: int, writer: int, length: int) -> None:
@@ -159,11 +165,16 @@ class ToyCluster:
             memory=self.memory,
             choose=self._choose,
             brake=brake(self.view, self.policy, None, 0, self.now_ms),
+            orders=orders.gather(self.view),
         )
 
     def _choose(self, row: ExtentRow, pool: int) -> int | None:
         known = places(self.view)
-        taken = {known[each.volume].node for each in row.locations if not known[each.volume].destroyed}
+        taken = {
+            known[each.volume].node
+            for each in row.locations
+            if not known[each.volume].destroyed and not known[each.volume].leaving
+        }
         free = [
             each.volume for each in known.values() if each.pool == pool and each.writable and each.node not in taken
         ]
@@ -205,8 +216,14 @@ class ToyCluster:
                 self._verify(action)
             case Decide(key):
                 self.memory.note_decided(key, self.now_ms)
-            case BeginDrop(key):
-                self._begin_drop(key)
+            case BeginDrop():
+                self._begin_drop(action)
+            case Forget(key):
+                row = self.row(key.extent)
+                location = locations.find(row, key.volume, key.generation)
+                assert location is None or location.state == "dropping"
+                if location is not None:
+                    self.put_extent(key.extent, locations.without_location(row, location))
             case FinishDrop(key):
                 row = self.row(key.extent)
                 location = locations.find(row, key.volume, key.generation)
@@ -250,19 +267,20 @@ class ToyCluster:
         self.memory.note_verify(key, Told(self.now_ms, action.epoch, action.length, action.sealed))
         self.put_extent(key.extent, locations.verified(row, location, action.length, b"digest", self.now_ms))
 
-    def _begin_drop(self, key: LocationKey) -> None:
+    def _begin_drop(self, action: BeginDrop) -> None:
+        key = action.location
         row = self.row(key.extent)
         location = locations.find(row, key.volume, key.generation)
         known = places(self.view)
         extent_class = self.view.classes[row.class_id].row
         if location is None or location.state == "dropping":
             return
-        if may_leave(
+        if action.forced or may_leave(
             row,
             location,
             self.committed(key.extent),
             lambda other: known[other.volume].counted,
-            wanted_total(extent_class),
+            action.wanted or wanted_total(extent_class),
             self.memory.decided.get(key, self.now_ms),
         ):
             new = locations.marked(row, location, "missing", "", self.now_ms)

@@ -15,6 +15,7 @@ from copypool_coordinator.rows import (
     Location,
     NodeRow,
     PoolRow,
+    ProcessRow,
     Row,
     SessionRow,
     VolumeRow,
@@ -45,7 +46,7 @@ def some_change(chance: random.Random, revision: int) -> tuple[bytes, KeyValue |
         (keys.named(keys.POOL, f"p{number}"), PoolRow(FORMAT, number, "primary")),
         (keys.session(number), SessionRow(FORMAT, 1, b"", "", 0)),
         (keys.fence(number, chance.choice(["a", "b/c", "ö"])), b""),
-        (keys.named(keys.PROCESS, f"x{number}"), b"text"),
+        (keys.named(keys.PROCESS, f"x{number}"), ProcessRow(FORMAT, "audit", "volume v", "t", number, [1], [])),
     ]
     key, row = chance.choice(made)
     return key, None if chance.random() < 0.3 else kv(key, row, revision)
@@ -65,7 +66,7 @@ def shape(view: ClusterView) -> object:
         {number: found for number, found in view.extents_by_volume.items() if found},
         {number: found for number, found in view.open_by_volume.items() if found},
         {number: found for number, found in view.fences.items() if found},
-        view.processes,
+        {name: each.row for name, each in view.processes.items()},
     )
 
 
@@ -114,7 +115,7 @@ def test_what_may_come_off_policy_is_dirty_once() -> None:
     assert view.take_dirty() == {5}
     view.apply(Changed(3, [kv(keys.named(keys.VOLUME, "v1"), volume(1, 1, "readonly"), 3)], []))
     assert view.take_dirty() == {5}
-    view.apply(Changed(4, [kv(keys.named(keys.PROCESS, "x"), b"", 4)], []))
+    view.apply(Changed(4, [kv(keys.named(keys.PROCESS, "x"), ProcessRow(FORMAT, "audit", "", "", 1, [], []), 4)], []))
     assert view.take_dirty() == set()
     view.apply(Changed(5, [], [keys.extent(5)]))
     assert view.take_dirty() == {5}

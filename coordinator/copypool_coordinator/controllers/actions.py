@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from copypool_coordinator.policy import LocationKey
+from copypool_coordinator.rows import ProcessRow
 
 ActionKey: TypeAlias = tuple[str | int, ...]
 
@@ -153,6 +154,23 @@ class BeginDrop:
 
     location: LocationKey
     why: str
+    wanted: int = 0  #: other locations that must be there; 0: as many as the class wants
+    forced: bool = False  #: an operator was shown that bytes may die
+
+    @property
+    def key(self) -> ActionKey:
+        return ("drop", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take a `dropping` location on a volume that is given up out of the row; whatever is there stays there."""
+
+    location: LocationKey
 
     @property
     def key(self) -> ActionKey:
@@ -179,4 +197,51 @@ class FinishDrop:
         return f"drop {self.node}"
 
 
-Action: TypeAlias = MarkAway | MarkReturned | SealExtent | Reserve | Pull | Verify | Decide | BeginDrop | FinishDrop
+@dataclass(frozen=True, slots=True)
+class WriteProcess:
+    """Write down how far a process is, or that it has ended; with it the intents and volumes that end with it."""
+
+    process: str
+    mod_revision: int  #: of the row that this was planned from
+    row: ProcessRow
+    give_back: tuple[int, ...] = ()  #: volumes whose intent, and access mode before, is as it was
+    remove_volume: int = 0  #: a volume that holds nothing any more
+
+    @property
+    def key(self) -> ActionKey:
+        return ("process", self.process)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class TrimProcesses:
+    """Delete the oldest ended processes beyond those that are kept."""
+
+    processes: tuple[str, ...]
+
+    @property
+    def key(self) -> ActionKey:
+        return ("processes",)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+Action: TypeAlias = (
+    MarkAway
+    | MarkReturned
+    | SealExtent
+    | Reserve
+    | Pull
+    | Verify
+    | Decide
+    | BeginDrop
+    | FinishDrop
+    | Forget
+    | WriteProcess
+    | TrimProcesses
+)

@@ -30,7 +30,7 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
             for location in entry.row.locations
             if is_due(facts, entry.row, location, now_ms)
         ]
-    due.sort(key=lambda item: item[:2])
+    due.sort(key=lambda item: (not _is_asked_for(facts, item[3]), *item[:2]))
     actions: list[Action] = []
     for _, extent, row, location in due:
         key = LocationKey(extent, location.volume, location.generation)
@@ -39,12 +39,19 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         if place is None or session is None or key in facts.memory.verifies:
             continue
         first = location.verified_ms == 0
-        if not first and now_ms < facts.memory.scrub_from_ms.get(location.volume, 0):
+        asked = _is_asked_for(facts, location)
+        if asked:
+            limit, why = facts.policy.urgent_verifies_per_volume, "an operator asked for it"
+        elif first:
+            limit, why = facts.policy.verifies_per_volume, "it was not read back yet"
+        else:
+            limit, why = 1, "its last reading is a scrub period old"
+            if now_ms < facts.memory.scrub_from_ms.get(location.volume, 0):
+                continue
+        if not facts.may_verify(location.volume, limit):
             continue
-        if not facts.may_verify(location.volume, facts.policy.verifies_per_volume if first else 1):
-            continue
-        why = "it was not read back yet" if first else "its last reading is a scrub period old"
-        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, not first, why))
+        routine = not first and not asked
+        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, routine, why))
     return actions
 
 
@@ -52,6 +59,13 @@ def is_due(facts: Facts, row: ExtentRow, location: Location, now_ms: int) -> boo
     """Whether this location of a sealed extent should be read back now."""
     if location.state != "good" or location.length < row.length:
         return False
+    if _is_asked_for(facts, location):
+        return True
     if location.verified_ms == 0:
         return now_ms - max(row.sealed_ms, location.changed_ms) >= facts.policy.first_verify_delay_ms
     return now_ms - location.verified_ms >= facts.policy.scrub_period_ms
+
+
+def _is_asked_for(facts: Facts, location: Location) -> bool:
+    """Whether an audit waits for this location."""
+    return location.verified_ms < facts.orders.audits.get(location.volume, 0)

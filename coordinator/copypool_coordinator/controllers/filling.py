@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from copypool_coordinator.controllers.actions import Action, Pull, Reserve, Source
 from copypool_coordinator.policy import Facts, LocationKey, away_since_ms, patience_over
-from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_writer, reach
+from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_appended, reach
 from copypool_coordinator.rows import ExtentRow, Location
 
 if TYPE_CHECKING:
@@ -32,9 +34,14 @@ def fill(
         for location in row.locations
         if (place := facts.places.get(location.volume)) is not None and place.pool == pool.pool
     ]
-    if pool.full:
+    if pool.staying:
         return _finish(view, facts, now_ms, extent, row, committed, pool)
-    growing = [(location, place) for location, place in here if _can_grow(row, location, place)]
+    moving_off = facts.orders.moves.get(extent)
+    growing = [
+        (location, place)
+        for location, place in here
+        if _can_grow(row, location, place) and location.volume != moving_off
+    ]
     if growing:
         stalled = {location.generation for location, _ in growing if _stalled(facts, now_ms, row, location, committed)}
         if len(stalled) == len(growing) and (elsewhere := _reserve(facts, extent, row, pool, here)):
@@ -44,13 +51,14 @@ def fill(
         )
         step = pull(view, facts, now_ms, extent, row, location, place, committed, repair=pool.primary)
         return [] if step is None else [step]
-    if any(_waits(view, facts, now_ms, row, location, place, committed) for location, place in here):
+    urgent = facts.orders.urgent(extent, pool.pool)
+    if not urgent and any(_waits(view, facts, now_ms, row, location, place, committed) for location, place in here):
         return []
     return _reserve(facts, extent, row, pool, here)
 
 
 def _can_grow(row: ExtentRow, location: Location, place: VolumeFacts) -> bool:
-    return place.writable and location.state in ("copying", "good") and not is_writer(row, location)
+    return place.writable and location.state in ("copying", "good") and not is_appended(row, location)
 
 
 def _stalled(facts: Facts, now_ms: int, row: ExtentRow, location: Location, committed: int) -> bool:
@@ -109,7 +117,7 @@ def _reserve(
     if not any(_useful(facts, row, location) for location in row.locations):
         return []
     damaged = next(((location, place) for location, place in here if location.state in _REPLACE_AT_ONCE), None)
-    volume = facts.choose(row, pool.pool)
+    volume = facts.choose(without_volume(row, facts.orders.moves.get(extent)), pool.pool)
     if volume is None and damaged is not None and damaged[1].writable:
         volume = damaged[0].volume
     if volume is None or not facts.may_pull(volume):
@@ -119,11 +127,22 @@ def _reserve(
         why = f"its location there is {damaged[0].state}"
     elif here:
         place = here[0][1]
-        stands = "the one begun there stands still" if place.up else "its node is away"
-        why = "its volume was destroyed" if place.destroyed else stands
+        if place.destroyed:
+            why = "its volume was destroyed"
+        elif pool.full:
+            why = "it is to go off its volume"
+        else:
+            why = "the one begun there stands still" if place.up else "its node is away"
     else:
         why = "it has no location there yet"
     return [Reserve(extent, volume, pool.pool, repair=pool.primary or bool(here), why=why, cause=cause)]
+
+
+def without_volume(row: ExtentRow, volume: int | None) -> ExtentRow:
+    """The row as if this volume held nothing of it: its node is no reason to stay away."""
+    if volume is None:
+        return row
+    return replace(row, locations=[each for each in row.locations if each.volume != volume])
 
 
 def _useful(facts: Facts, row: ExtentRow, location: Location) -> bool:

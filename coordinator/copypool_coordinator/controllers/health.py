@@ -35,5 +35,5 @@ def plan(view: ClusterView, facts: Facts) -> list[Action]:
             elif session.mod_revision != row.epoch:
                 actions.append(SealExtent(extent, fencing=True, why="its writer has started anew"))
             elif place is None or not place.writable:
-                actions.append(SealExtent(extent, fencing=False, why="its volume takes no writes"))
+                actions.append(SealExtent(extent, fencing=False, why="a volume that it is written to takes no writes"))
     return actions

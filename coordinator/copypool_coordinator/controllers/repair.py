@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from copypool_coordinator.controllers.actions import Action, BeginDrop, Decide, FinishDrop, Verify
+from copypool_coordinator.controllers.actions import Action, BeginDrop, Decide, FinishDrop, Forget, Verify
 from copypool_coordinator.controllers.filling import fill
 from copypool_coordinator.policy import Facts, LocationKey
 from copypool_coordinator.protection import Standing, is_empty, is_writer, may_leave, on_different_nodes, wanted_total
@@ -36,8 +36,10 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
             continue
         if not is_empty(standing.committed):
             actions += fill(view, facts, now_ms, extent, row, standing.committed, standing.primary)
-        if standing.satisfied:
+        actions += _decide_early(facts, now_ms, extent, row)
+        if standing.settled:
             actions += _drop_needless(view, facts, now_ms, extent, row, standing, extent_class.row)
+        actions += _discard(view, facts, now_ms, extent, row, standing)
     return actions
 
 
@@ -46,8 +48,63 @@ def _finish_drops(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> lis
     for location in row.locations:
         place = facts.places.get(location.volume)
         due = now_ms - location.changed_ms >= facts.policy.drop_delay_ms
-        if location.state == "dropping" and due and place is not None and place.up:
-            found.append(FinishDrop(LocationKey(extent, location.volume, location.generation), place.node))
+        if location.state != "dropping" or place is None:
+            continue
+        key = LocationKey(extent, location.volume, location.generation)
+        if place.destroyed:
+            found.append(Forget(key))  # nothing is read there and nothing is deleted there: no reader to wait for
+        elif due and place.up:
+            found.append(FinishDrop(key, place.node))
+    return found
+
+
+def _goes(facts: Facts, extent: int, location: Location) -> bool:
+    """Whether an operator wants this location elsewhere."""
+    place = facts.places.get(location.volume)
+    if place is None:
+        return False
+    return place.leaving or place.destroyed or facts.orders.moves.get(extent) == location.volume
+
+
+def _decide_early(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> list[Action]:
+    """An operator's word is the decision: what is rebuilt and read back after it proves the survivors."""
+    found: list[Action] = []
+    for location in row.locations:
+        key = LocationKey(extent, location.volume, location.generation)
+        if location.state != "dropping" and _goes(facts, extent, location) and not _decided(facts, key, now_ms):
+            found.append(Decide(key))
+    return found
+
+
+def _decided(facts: Facts, key: LocationKey, now_ms: int) -> int:
+    """When it was decided that this location may go; 0: not yet, or too long ago."""
+    decided_ms = facts.memory.decided.get(key, 0)
+    return decided_ms if now_ms - decided_ms <= facts.policy.decision_life_ms else 0
+
+
+def _discard(
+    view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow, standing: Standing
+) -> list[Action]:
+    """Volumes whose data an operator discards: a location goes once another one as long was read back after that.
+
+    Fewer may be left than the class wants, never none, unless it was forced.
+    """
+    found: list[Action] = []
+    for location in row.locations:
+        place = facts.places.get(location.volume)
+        if place is None or place.intent not in ("discard", "force") or location.state == "dropping":
+            continue
+        key = LocationKey(extent, location.volume, location.generation)
+        decided_ms = _decided(facts, key, now_ms)
+        if not decided_ms or any(other.state == "dropping" for other in row.locations):
+            continue
+        if may_leave(row, location, standing.committed, facts.counted, 1, verified_since_ms=decided_ms):
+            found.append(BeginDrop(key, "its volume's data is discarded", wanted=1))
+        elif may_leave(row, location, standing.committed, facts.counted, 1):
+            found += _verify_survivors(view, facts, extent, row, standing, key, decided_ms)
+        elif place.intent == "force":
+            found.append(BeginDrop(key, "an operator forced it", wanted=1, forced=True))
+        break  # one after the other, each decided for itself
     return found
 
 
@@ -66,18 +123,13 @@ def _drop_needless(
         return []
     location, why = found
     key = LocationKey(extent, location.volume, location.generation)
-    decided_ms = facts.memory.decided.get(key)
-    if decided_ms is None or now_ms - decided_ms > facts.policy.decision_life_ms:
-        return [Decide(key)]
-
-    def counted(other: Location) -> bool:
-        place = facts.places.get(other.volume)
-        return place is not None and place.counted
-
+    decided_ms = _decided(facts, key, now_ms)
+    if not decided_ms:
+        return [] if _goes(facts, extent, location) else [Decide(key)]
     wanted = wanted_total(extent_class)
-    if not may_leave(row, location, standing.committed, counted, wanted):
+    if not may_leave(row, location, standing.committed, facts.counted, wanted):
         return []
-    if may_leave(row, location, standing.committed, counted, wanted, verified_since_ms=decided_ms):
+    if may_leave(row, location, standing.committed, facts.counted, wanted, verified_since_ms=decided_ms):
         return [BeginDrop(key, why)]
     return _verify_survivors(view, facts, extent, row, standing, key, decided_ms)
 
@@ -85,29 +137,35 @@ def _drop_needless(
 def needless(
     view: ClusterView, facts: Facts, extent: int, row: ExtentRow, standing: Standing
 ) -> tuple[Location, str] | None:
-    """The location of a satisfied extent that may go first, and why; None when all are needed.
+    """The location of a settled extent that may go first, and why; None when all are needed.
 
-    Of two full locations in one pool the one goes whose node came back last: it is the one that was replaced. A
-    choice once made is kept, so that two leaders or two passes do not take one each.
+    First what an operator wants elsewhere. Of two full locations in one pool the one goes whose node came back last:
+    it is the one that was replaced. A choice once made is kept, so that two leaders or two passes do not take one each.
     """
     full = {(each.volume, each.generation) for pool in standing.pools for each in pool.full}
     candidates: list[tuple[tuple[int, ...], Location, str]] = []
     for location in row.locations:
         place = facts.places.get(location.volume)
-        if place is None or not place.up or location.state == "dropping" or is_writer(row, location):
+        if place is None or location.state == "dropping" or is_writer(row, location):
+            continue
+        if not place.up and not place.destroyed:
             continue
         key = LocationKey(extent, location.volume, location.generation)
         pool = next((each for each in standing.pools if each.pool == place.pool), None)
         session = view.sessions.get(place.node)
         since_ms = 0 if session is None else session.row.since_ms
         order = (key not in facts.memory.decided, -since_ms, -location.volume, -location.generation)
-        if (location.volume, location.generation) not in full:
+        if place.destroyed:
+            candidates.append(((0, *order), location, "its volume was destroyed and it has been replaced"))
+        elif _goes(facts, extent, location):
+            candidates.append(((0, *order), location, "it is to go off its volume and has been replaced"))
+        elif (location.volume, location.generation) not in full:
             if pool is not None or location.state != "good":
                 what = "short" if location.state == "good" else location.state
                 candidates.append(((0, *order), location, f"it is {what} and has been replaced"))
             else:
                 candidates.append(((2, *order), location, "its pool is none of its class"))
-        elif pool is not None and len(pool.full) > 1 and _apart_without(facts, standing, location):
+        elif pool is not None and len(pool.staying) > 1 and _apart_without(facts, standing, location):
             candidates.append(((1, *order), location, "its pool has another one"))
     if not candidates:
         return None
@@ -120,7 +178,7 @@ def _apart_without(facts: Facts, standing: Standing, gone: Location) -> bool:
     sets = [
         {
             facts.places[each.volume].node
-            for each in pool.full
+            for each in pool.staying
             if (each.volume, each.generation) != (gone.volume, gone.generation)
         }
         for pool in standing.pools

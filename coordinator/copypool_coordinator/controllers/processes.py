@@ -1,0 +1,205 @@
+"""ProcessController: how far every running process is, and when it has ended.
+
+It does none of the work. It reads off the rows what is left, writes that down now and then (B5: watched rows change
+seldom), and ends a process: `done` when nothing is left, `incomplete` with the list when what is left cannot go on,
+`cancelled` on an operator's word. Whoever leads goes on where the last leader was, since the row holds all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from copypool.protocol.processes import PROCESSES_MAX, SKIPPED_MAX
+from copypool_coordinator.controllers.actions import Action, SealExtent, TrimProcesses, WriteProcess
+from copypool_coordinator.offpolicy import Mark
+from copypool_coordinator.policy import Facts
+from copypool_coordinator.remaining import Left, Obstacle, Obstacles, is_bad, left
+from copypool_coordinator.rows import ProcessRow, Skipped
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+#: Between two writes of a row whose process goes on; what is shown is counted when somebody asks.
+WRITE_MS = 10_000
+FOUND_MAX = 1_000
+#: Extents that a rebalance moves at a time.
+MOVES_MAX = 32
+_TRIM_MAX = 100
+
+
+def plan(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], now_ms: int) -> list[Action]:
+    """Rows to write, extents that an audit waits to be sealed, ended processes beyond those that are kept."""
+    actions: list[Action] = []
+    ended: list[str] = []
+    for name, entry in view.processes.items():
+        row = entry.row
+        if row.state != "running":
+            ended.append(name)
+            continue
+        if row.verb == "audit":
+            actions += _seal(view, row)
+        after = look(view, facts, marks, row, now_ms)
+        if after == row:
+            continue
+        over = after.state != "running"
+        news = over or after.stuck_since_ms != row.stuck_since_ms or after.moves != row.moves
+        if news or after.found != row.found or now_ms - row.updated_ms >= WRITE_MS:
+            after.updated_ms = now_ms
+            gone = row.volumes[0] if over and row.verb == "delete" and after.state == "done" else 0
+            give_back = _given_back(after) if over else ()
+            actions.append(WriteProcess(name, entry.mod_revision, after, give_back, gone))
+    if len(ended) > PROCESSES_MAX:
+        actions.append(TrimProcesses(tuple(sorted(ended)[: len(ended) - PROCESSES_MAX][:_TRIM_MAX])))
+    return actions
+
+
+def look(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow, now_ms: int) -> ProcessRow:
+    """The row as it should be now: counted anew, and ended if it is time."""
+    items = left(view, facts, marks, row)
+    after = replace(row)
+    if row.verb == "audit":
+        _note_found(view, after)
+    if row.verb == "rebalance":
+        _rebalance(view, after, items)
+    else:
+        size = sum(one.bytes for one in items)
+        # What came to it since it began is its work too.
+        after.total_extents = max(row.total_extents, len(items))
+        after.total_bytes = max(row.total_bytes, size)
+        after.done_extents = after.total_extents - len(items)
+        after.done_bytes = after.total_bytes - size
+    if row.cancelled_by:
+        return _ended(after, "cancelled", [], now_ms)
+    if not items and not after.moves:
+        return _ended(after, "done", [], now_ms)
+    progressed = (after.done_extents, after.done_bytes) != (row.done_extents, row.done_bytes)
+    if progressed and not row.stuck_since_ms:
+        return after
+    obstacles = Obstacles(view, facts)
+    found = [(one, obstacles.of(row.verb, one)) for one in items]
+    stuck = [(one, obstacle) for one, obstacle in found if obstacle is not None]
+    if len(stuck) < len(items):
+        after.stuck_since_ms = 0
+        return after
+    after.stuck_since_ms = row.stuck_since_ms or now_ms
+    final = all(obstacle.final for _, obstacle in stuck)
+    braked = bool(facts.brake)
+    if final or (now_ms - after.stuck_since_ms >= facts.policy.process_patience_ms and not braked):
+        return _ended(after, "incomplete", stuck, now_ms)
+    return after
+
+
+def _ended(row: ProcessRow, state: str, stuck: Sequence[tuple[Left, Obstacle]], now_ms: int) -> ProcessRow:
+    row.ended_ms = now_ms
+    row.stuck_since_ms = 0
+    row.skipped = [Skipped(one.extent, one.bytes, one.records, why.why) for one, why in stuck[:SKIPPED_MAX]]
+    row.skipped_total = len(stuck)
+    if state == "done":
+        row.state = "done"
+        row.outcome = _done_sentence(row)
+    elif state == "cancelled":
+        row.state = "cancelled"
+        row.outcome = f"cancelled by {row.cancelled_by} after {row.done_extents} of {row.total_extents} extents; what was done stays"
+    else:
+        row.state = "incomplete"
+        size = sum(one.bytes for one, _ in stuck)
+        row.outcome = (
+            f"{row.done_extents} of {row.total_extents} extents done; {len(stuck)} extents with {size} bytes are left: "
+            f"{stuck[0][1].why}"
+        )
+    return row
+
+
+def _done_sentence(row: ProcessRow) -> str:
+    size = f"{row.total_bytes} bytes in {row.total_extents} extents"
+    match row.verb:
+        case "backup":
+            return f"copied {size}" if row.total_bytes else "nothing to copy: 0 bytes"
+        case "audit":
+            bad = f"{row.found_total} locations found bad" + (" and mended" if row.fix and row.found_total else "")
+            return f"read back {size}; {bad}"
+        case "delete":
+            return f"removed, with {size} whose other locations were proven first"
+        case "move" | "drain":
+            return f"moved {size}: nothing is needed from there any more, it is safe to stop"
+        case "restore":
+            return f"rebuilt {size}"
+        case _:
+            return f"moved {size}"
+
+
+def _given_back(row: ProcessRow) -> tuple[int, ...]:
+    """Volumes that are as before once the process has ended like this.
+
+    What was emptied stays empty until it is released; what was declared lost and rebuilt stays declared lost.
+    """
+    if row.state == "done" or row.verb not in ("move", "drain", "delete", "restore"):
+        return ()
+    if row.verb == "restore" and row.state != "cancelled":
+        return ()  # what could not be rebuilt is still only there, if anywhere
+    return tuple(row.volumes)
+
+
+def _seal(view: ClusterView, row: ProcessRow) -> list[Action]:
+    """Open extents from before an audit: sealed, they can be read back as a whole; writes go on in new ones."""
+    return [
+        SealExtent(extent, fencing=False, why="an audit reads it back")
+        for volume in row.volumes
+        for extent in view.extents_by_volume.get(volume, ())
+        if (opened := view.extents[extent].row).open
+        and opened.opened_ms < row.created_ms
+        and any(each.volume == volume and each.state == "good" for each in opened.locations)
+    ]
+
+
+def _note_found(view: ClusterView, row: ProcessRow) -> None:
+    known = set(row.found)
+    fresh = [
+        (extent, location.generation)
+        for volume in row.volumes
+        for extent in view.extents_by_volume.get(volume, ())
+        for location in view.extents[extent].row.locations
+        if location.volume == volume and is_bad(location, row.created_ms)
+    ]
+    new = [each for each in fresh if each not in known]
+    row.found_total += len(new)
+    row.found = [*row.found, *new][:FOUND_MAX]
+
+
+def _rebalance(view: ClusterView, row: ProcessRow, items: Sequence[Left]) -> None:
+    """Take what has moved off the budgets, and begin the next moves."""
+    still = {(one.extent, one.volume) for one in items}
+    budget = dict(row.budget)
+    for extent, volume in row.moves:
+        if (extent, volume) in still:
+            continue
+        size = view.extents[extent].row.length if extent in view.extents else 0
+        budget[volume] = budget.get(volume, 0) - size
+        row.done_extents += 1
+        row.done_bytes += size
+    moves = [move for move in row.moves if move in still]
+    begun = {extent for extent, _ in moves}
+    for volume, size in budget.items():
+        planned = sum(view.extents[extent].row.length for extent, off in moves if off == volume)
+        for extent in sorted(view.extents_by_volume.get(volume, ())):
+            if len(moves) >= MOVES_MAX or planned >= size:
+                break
+            known = view.extents[extent].row
+            here = [each for each in known.locations if each.volume == volume]
+            if (
+                extent in begun
+                or known.open
+                or any(each.state != "good" for each in here)
+                or planned + known.length > size
+            ):
+                continue
+            moves.append((extent, volume))
+            begun.add(extent)
+            planned += known.length
+    row.moves = moves
+    row.budget = sorted(budget.items())
+    row.total_extents = max(row.total_extents, row.done_extents + len(moves))
+    row.total_bytes = max(row.total_bytes, row.done_bytes)

@@ -1,0 +1,259 @@
+"""What a process has left, and what stands in the way of it. Pure; previews and runs go by the same functions.
+
+A process owns no work: controllers do it. So what is left is read off the rows, by whichever coordinator is asked, and
+a process can neither lose count nor claim what is not so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from copypool_coordinator.controllers.filling import sources_for, without_volume
+from copypool_coordinator.offpolicy import Mark
+from copypool_coordinator.policy import Facts
+from copypool_coordinator.protection import PoolStanding, assess, is_empty, may_leave, reach, wanted_total
+from copypool_coordinator.rows import ExtentRow, Location, ProcessRow
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+_HELD = ("good", "copying", "damaged")
+
+
+class Left(NamedTuple):
+    """One extent that a process is not done with."""
+
+    extent: int
+    bytes: int
+    records: int
+    volume: int = 0  #: that it is to leave, or to be read back on
+    pool: int = 0  #: that it is to be whole in
+
+
+class Obstacle(NamedTuple):
+    """Why an extent cannot go on now."""
+
+    why: str
+    final: bool = False  #: nothing that may come back would change it
+
+
+def left(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> list[Left]:
+    """Everything that the process is not done with, by extent."""
+    if row.verb == "backup":
+        found = _debts(view, facts, marks, row)
+    elif row.verb == "audit":
+        found = _unread(view, facts, row)
+    elif row.verb == "rebalance":
+        found = _on_volumes(view, facts, {volume for _, volume in row.moves}, dict(row.moves), drops_count=False)
+    elif row.verb == "restore" and not row.volumes:
+        found = _not_whole(view, facts, marks, row)
+    else:
+        found = _on_volumes(view, facts, set(row.volumes), None, drops_count=row.verb in ("restore", "delete"))
+    return sorted(found)
+
+
+def _on_volumes(
+    view: ClusterView, facts: Facts, volumes: set[int], only: Mapping[int, int] | None, *, drops_count: bool
+) -> Iterator[Left]:
+    for volume in volumes:
+        for extent in view.extents_by_volume.get(volume, ()):
+            if only is not None and only.get(extent) != volume:
+                continue
+            row = view.extents[extent].row
+            for location in row.locations:
+                if location.volume != volume or (location.state == "dropping" and not drops_count):
+                    continue
+                committed = facts.committed(extent, row)
+                length = location.length if committed is None else reach(row, location, committed)
+                yield Left(extent, length, location.records, volume)
+                break
+
+
+def _debts(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> Iterator[Left]:
+    """Debt of the copy pools `row.pools[1:]`, of the primary pool `row.pools[0]`, as far as it is as old as the
+    process."""
+    lengths = dict(row.lengths)
+    for extent, mark in marks.items():
+        entry = view.extents.get(extent)
+        if entry is None or not mark.debt or extent > row.until_extent:
+            continue
+        extent_class = view.classes.get(entry.row.class_id)
+        committed = lengths.get(extent, facts.committed(extent, entry.row))
+        if extent_class is None or committed is None or extent_class.row.primary_pool != row.pools[0]:
+            continue
+        for pool in assess(entry.row, committed, extent_class.row, facts.places).copies:
+            if pool.pool in row.pools[1:] and pool.debt_bytes:
+                yield Left(extent, pool.debt_bytes, entry.row.records, pool=pool.pool)
+
+
+def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
+    """Good locations on the audited volumes that were not read back since; with `fix`, bad ones as well."""
+    for volume in row.volumes:
+        for extent in view.extents_by_volume.get(volume, ()):
+            entry = view.extents[extent].row
+            for location in entry.locations:
+                if location.volume != volume:
+                    continue
+                if entry.open:
+                    due = entry.opened_ms < row.created_ms and location.state == "good"
+                    due = due and not is_empty(facts.committed(extent, entry) or 0)
+                elif location.state == "good":
+                    whole = location.length >= entry.length and not is_empty(entry.length)
+                    due = whole and location.verified_ms < row.created_ms
+                else:
+                    due = row.fix and is_bad(location, row.created_ms)
+                if due:
+                    yield Left(extent, entry.length, entry.records, volume)
+
+
+def is_bad(location: Location, since_ms: int) -> bool:
+    """Whether this location was found bad since then."""
+    return location.state in ("damaged", "missing") and location.changed_ms >= since_ms
+
+
+def _not_whole(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> Iterator[Left]:
+    """Sealed extents that are not whole in the pools of the process (or, when it names extents, in any)."""
+    named = set(row.extents)
+    for extent in sorted(named) if named else list(marks):
+        entry = view.extents.get(extent)
+        standing = None if entry is None else facts.standing(view, extent, entry.row)
+        if entry is None or standing is None or entry.row.open or is_empty(standing.committed):
+            continue
+        for pool in standing.pools:
+            if (named or pool.pool in row.pools) and not pool.staying:
+                yield Left(extent, standing.committed, entry.row.records, pool=pool.pool)
+                break
+
+
+def dies(facts: Facts, extent: int, row: ExtentRow, volume: int) -> bool:
+    """Whether the last good bytes of some range would go if this volume's location went now (invariant 5)."""
+    committed = facts.committed(extent, row)
+    return any(
+        location.volume == volume
+        and location.state in _HELD
+        and not may_leave(row, location, row.length if committed is None else committed, facts.counted, 1)
+        for location in row.locations
+    )
+
+
+class Obstacles:
+    """What stands in the way of extents; the same question is asked of placement once for equal extents."""
+
+    def __init__(self, view: ClusterView, facts: Facts) -> None:
+        self._view = view
+        self._facts = facts
+        self._chosen: dict[tuple[int, int, tuple[int, ...]], bool] = {}
+
+    def of(self, verb: str, one: Left) -> Obstacle | None:
+        """Why this extent cannot go on now; None when it can, or is under way."""
+        row = self._view.extents[one.extent].row
+        if verb == "audit":
+            return self._of_reading(one)
+        standing = self._facts.standing(self._view, one.extent, row)
+        if standing is None or is_empty(standing.committed):
+            return None
+        if one.pool:
+            pools = [pool for pool in standing.pools if pool.pool == one.pool]
+        else:
+            pools = [pool for pool in standing.pools if not pool.staying]
+        if row.open and not one.pool:
+            return None  # it is sealed first
+        if verb == "delete":
+            return self._of_discarding(one, row, standing.committed)
+        for pool in pools:
+            obstacle = self._of_filling(one, row, standing.committed, pool)
+            if obstacle is not None:
+                return obstacle
+        if one.volume:
+            return self._of_leaving(one, row, standing.committed, standing.settled)
+        return None
+
+    def _of_reading(self, one: Left) -> Obstacle | None:
+        place = self._facts.places.get(one.volume)
+        if place is None or place.up:
+            return None
+        return Obstacle(f"volume {place.name} cannot be read now")
+
+    def _of_discarding(self, one: Left, row: ExtentRow, committed: int) -> Obstacle | None:
+        place = self._facts.places.get(one.volume)
+        if place is None or place.intent == "force":
+            return None
+        for location in row.locations:
+            if location.volume == one.volume and not may_leave(row, location, committed, self._facts.counted, 1):
+                return None if location.state == "dropping" else Obstacle("it is the last good location")
+        return None if place.up or place.destroyed else Obstacle(f"the node of volume {place.name} is away")
+
+    def _of_leaving(self, one: Left, row: ExtentRow, committed: int, settled: bool) -> Obstacle | None:
+        place = self._facts.places.get(one.volume)
+        extent_class = self._view.classes.get(row.class_id)
+        if place is None or extent_class is None:
+            return None
+        if not place.up and not place.destroyed:
+            return Obstacle(f"the node of volume {place.name} is away")
+        if not settled:
+            return None
+        wanted = wanted_total(extent_class.row)
+        for location in row.locations:
+            if location.volume != one.volume or location.state == "dropping":
+                continue
+            if not may_leave(row, location, committed, self._facts.counted, wanted):
+                return Obstacle("fewer other locations reach as far as its class wants")
+        return None
+
+    def _of_filling(self, one: Left, row: ExtentRow, committed: int, pool: PoolStanding) -> Obstacle | None:
+        """Why this pool does not become whole: nothing to read, or nowhere to write."""
+        facts = self._facts
+        best = max((reach(row, each, committed) for each in row.locations if self._readable(each)), default=0)
+        if best < committed:
+            away = sorted(
+                facts.places[each.volume].name
+                for each in row.locations
+                if each.volume in facts.places
+                and not facts.places[each.volume].up
+                and not facts.places[each.volume].destroyed
+                and each.state in _HELD
+                and reach(row, each, committed) > best
+            )
+            if away:
+                return Obstacle(f"only {', '.join(away)} holds all of it, and cannot be reached now")
+            short = (
+                "no location holds its bytes any more" if not best else f"its last {committed - best} bytes are gone"
+            )
+            return Obstacle(short, final=True)
+        moving_off = facts.orders.moves.get(one.extent)
+        for location in row.locations:
+            place = facts.places.get(location.volume)
+            if place is None or place.pool != pool.pool or location.volume == moving_off or not place.writable:
+                continue
+            if location.state in ("copying", "damaged", "missing") or reach(row, location, committed) < committed:
+                return None  # it grows there, or a new generation can
+        if self._can_place(row, pool.pool, moving_off):
+            return None
+        known = self._view.pools_by_id.get(pool.pool)
+        name = known.name if known is not None else str(pool.pool)
+        return Obstacle(f"no volume of pool {name!r} on a node without a copy of it can take it")
+
+    def _readable(self, location: Location) -> bool:
+        place = self._facts.places.get(location.volume)
+        return place is not None and place.up and location.state in _HELD
+
+    def _can_place(self, row: ExtentRow, pool: int, moving_off: int | None) -> bool:
+        volumes = tuple(sorted(each.volume for each in row.locations if each.volume != moving_off))
+        key = (pool, row.length.bit_length(), volumes)
+        known = self._chosen.get(key)
+        if known is None:
+            known = self._chosen[key] = self._facts.choose(without_volume(row, moving_off), pool) is not None
+        return known
+
+
+def sources(view: ClusterView, facts: Facts, items: list[Left]) -> list[str]:
+    """Names of the volumes that are read first for these extents."""
+    found: set[int] = set()
+    for one in items:
+        row = view.extents[one.extent].row
+        committed = facts.committed(one.extent, row)
+        nowhere = Location(0, 0, "copying", 0, 0)
+        for source in sources_for(facts, row, nowhere, row.length if committed is None else committed)[:1]:
+            found.add(source.volume)
+    return sorted(facts.places[volume].name for volume in found)
