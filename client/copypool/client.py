@@ -19,6 +19,7 @@ from copypool.batches import BatchWriter, PathContent, in_chunks
 from copypool.bodies import Content
 from copypool.coordinators import Coordinators
 from copypool.deleting import delete_listed
+from copypool.insight import Insight
 from copypool.profile import Profile, find_profile, load_profile
 from copypool.protocol.api import (
     LIST_MAX,
@@ -92,6 +93,7 @@ class Client:
         self._transport = Transport(ca_file=ca_file, timeouts=timeouts)
         self._coordinators = Coordinators(self._transport, coordinators, token)
         self._writer = Writer(self._transport, self._coordinators)
+        self.insight = Insight(self._coordinators)
         self.reports = ReadReports(self._coordinators)
         self.segments = SegmentReader(self._transport, self.reports)
         self._reader = Reader(self._coordinators, self.segments)

@@ -215,14 +215,14 @@ class Admin:
         held = answer.responses[0]
         return LeaderGuard(held[0].create_revision) if held and held[0].lease == lease else None
 
-    async def write_clock(self, leader: LeaderGuard) -> int:
-        """Write the clock row; etcd's revision.
+    async def write_clock(self, leader: LeaderGuard, worked_ms: int = 0, trouble: str = "") -> int:
+        """Write the clock row, and with it how the controllers are getting on; etcd's revision.
 
         Raises:
             NotLeader: the term is over.
         """
         guard = leader_guard(leader)
-        row = ClockRow(FORMAT, self._core.now_ms())
+        row = ClockRow(FORMAT, self._core.now_ms(), worked_ms, trouble)
         answer = await self._core.etcd.txn(
             [guard.compare], [put(keys.CLOCK, rows.encode(row))], [get(guard.compare.key)]
         )

@@ -230,7 +230,7 @@ class Catalog:
 
     async def scan(
         self, namespace: int, prefix: str, after: str, limit: int, scope_prefix: str = ""
-    ) -> tuple[list[tuple[str, FileRow]], str]:
+    ) -> tuple[Sequence[tuple[str, FileRow]], str]:
         """One page of current files with their rows, and the cursor of the next ("" at the end)."""
         return await self._directory.scan(namespace, prefix, after, limit, scope_prefix)
 
@@ -282,9 +282,9 @@ class Catalog:
         """Take the leader key under a lease if nobody holds it; None if somebody does."""
         return await self._admin.campaign(row, lease)
 
-    async def write_clock(self, leader: LeaderGuard) -> int:
-        """Write the clock row; etcd's revision. `NotLeader` when the term is over."""
-        return await self._admin.write_clock(leader)
+    async def write_clock(self, leader: LeaderGuard, worked_ms: int = 0, trouble: str = "") -> int:
+        """Write the clock row and how the controllers get on; etcd's revision. `NotLeader` when the term is over."""
+        return await self._admin.write_clock(leader, worked_ms, trouble)
 
     async def resign(self, leader: LeaderGuard) -> None:
         """Delete the leader key if it is still this term's."""

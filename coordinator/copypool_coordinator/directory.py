@@ -123,7 +123,7 @@ class Directory:
 
     async def scan(
         self, namespace: int, prefix: str, after: str, limit: int, scope_prefix: str = ""
-    ) -> tuple[list[tuple[str, FileRow]], str]:
+    ) -> tuple[Sequence[tuple[str, FileRow]], str]:
         """One page of current files with their rows, and the cursor of the next. Read as `list` reads."""
         page = _RowPage(prefix, "", max(1, min(limit, LIST_MAX)))
         cursor = await self._fill(page, namespace, after, scope_prefix)

@@ -57,12 +57,12 @@ class Duties:
         self._heartbeats = heartbeats
         self._policy = policy
         self._name = name
-        self._sample = OpenSample(catalog)
-        self._index = OffPolicy()
+        self.sample = OpenSample(catalog)
+        self.index = OffPolicy()
         self._chronicle = Chronicle(catalog.append_events, name, catalog.now_ms)
         self._fallbacks = Fallbacks(catalog, link, self._chronicle, reports)
         self.leader = Leader(catalog, name, url, self._lead)
-        self.overview = Overview(catalog, name, heartbeats, self.leader, self._sample, self._index, policy)
+        self.overview = Overview(catalog, name, heartbeats, self.leader, self.sample, self.index, policy)
 
     async def run(self) -> None:
         """Until cancelled; then resign and write what is left of the events, bounded."""
@@ -88,8 +88,8 @@ class Duties:
             self._catalog,
             self.leader,
             self._heartbeats,
-            self._sample,
-            self._index,
+            self.sample,
+            self.index,
             self._chronicle,
             repairs,
             performer,

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from copypool.protocol.errors import CatalogDown, CopypoolError, NotLeader, Unavailable
 from copypool_coordinator.catalog import Catalog, LeaderGuard
@@ -30,6 +31,14 @@ _RETRY_S = 0.5
 _RESIGN_S = 2.0
 
 
+@dataclass(slots=True)
+class Pulse:
+    """How the leader's controllers are getting on; everybody sees it beside the clock."""
+
+    worked_ms: int = 0  #: cluster time at which their last pass ended
+    trouble: str = ""
+
+
 class Leader:
     """One coordinator's candidacy. `run` campaigns for ever; while it leads, it runs `lead(guard)`."""
 
@@ -38,6 +47,7 @@ class Leader:
         self._row = LeaderRow(FORMAT, name, url)
         self._lead = lead
         self.guard: LeaderGuard | None = None  #: of the term that runs here
+        self.pulse = Pulse()
         self.brake_released_ms = 0  #: an operator believes in every absence before this time
         self.cut: Cut | None = None  #: the last time in which etcd could not be reached from here
 
@@ -77,6 +87,7 @@ class Leader:
         """Lead until the term is over in any way; `NotLeader` says how."""
         log.info("leading, term %d", guard.term)
         self.guard = guard
+        self.pulse = Pulse(self._catalog.now_ms())
         loop = asyncio.get_running_loop()
         # The loop's clock is monotonic but need not be `time.monotonic`: only differences are taken over.
         ahead_s = loop.time() - time.monotonic()
@@ -124,7 +135,7 @@ class Leader:
         """The mirror's sign of life, for every coordinator."""
         while True:
             try:
-                await self._catalog.write_clock(guard)
+                await self._catalog.write_clock(guard, self.pulse.worked_ms, self.pulse.trouble)
             except NotLeader:
                 raise
             except CopypoolError as error:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 
 from copypool.protocol.api import (
     CopiedReply,
@@ -16,7 +17,7 @@ from copypool.protocol.api import (
     VolumeInfo,
     WaitCopied,
 )
-from copypool.protocol.errors import CatalogDown, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, Unavailable
 from copypool_coordinator import keys, status, waiting
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.heartbeats import Heartbeats
@@ -36,6 +37,8 @@ _LOOK_MAX = 50_000
 #: How long the size of etcd's database is believed.
 _SIZE_S = 10.0
 _SIZE_TIMEOUT_S = 1.0
+#: How long a status waits for memory; the leader's clock comes every second.
+_CURRENT_S = 2.5
 #: How long the view may lag behind etcd before `copied` says that it cannot tell.
 _CAUGHT_UP_S = 5.0
 
@@ -67,24 +70,30 @@ class Overview:
         self._size_until_s = 0.0
 
     async def status(self) -> StatusReply:
-        """Is everything where policy says? At most `_FRESH_S` old; says so itself when it cannot know."""
-        return status.build(self._view, await self._gather(_FRESH_S))
+        """Is everything where policy says? Never older than the call; says so itself when it cannot know.
+
+        Everything acked before the call is in the answer: memory catches up with etcd first, and the open extents
+        are read after that.
+        """
+        current = await self._is_current()
+        facts = await self.gather(0.0)
+        return status.build(self._view, facts if current else replace(facts, current=False))
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node."""
-        return status.nodes(self._view, await self._gather(_FRESH_S))
+        return status.nodes(self._view, await self.gather(_FRESH_S))
 
     async def volumes(self) -> list[VolumeInfo]:
         """Every volume."""
-        return status.volumes(self._view, await self._gather(_FRESH_S))
+        return status.volumes(self._view, await self.gather(_FRESH_S))
 
     async def pools(self) -> list[PoolInfo]:
         """Every pool."""
-        return status.pools(self._view, await self._gather(_FRESH_S))
+        return status.pools(self._view, await self.gather(_FRESH_S))
 
     async def damaged(self) -> DamagedReply:
         """Locations marked damaged or missing."""
-        return status.damaged(self._view, await self._gather(_FRESH_S))
+        return status.damaged(self._view, await self.gather(_FRESH_S))
 
     async def copied(self, request: WaitCopied) -> CopiedReply:
         """Whether the marks are reached; without marks, take them of everything committed before this call.
@@ -96,8 +105,8 @@ class Overview:
         """
         waiting.check_marks(request.marks)
         if not request.marks:
-            await self._catch_up()
-        facts = await self._gather(_FRESH_S if request.marks else 0.0)
+            await self.caught_up(_CAUGHT_UP_S)
+        facts = await self.gather(_FRESH_S if request.marks else 0.0)
         if not facts.sampled:
             raise CatalogDown("etcd does not tell how long the open extents are")
         if not request.marks and facts.pending:
@@ -105,15 +114,31 @@ class Overview:
         marks = request.marks or waiting.take_marks(self._view, facts.marks, self._sample.rows)
         return waiting.reply(waiting.unreached(self._view, marks, facts.places), facts.marks)
 
-    async def _catch_up(self) -> None:
+    async def caught_up(self, timeout_s: float) -> None:
         """Return once memory knows every extent in which something was committed before the call.
 
         The leader's clock moves the view's revision every second, so this takes a second at most.
+
+        Raises:
+            Unavailable: not in time. CatalogDown: etcd does not answer.
         """
         revision = (await self._catalog.etcd.range(keys.CLOCK, keys.CLOCK + b"\0")).revision
-        await self._catalog.wait_for(lambda view: view.revision >= revision, _CAUGHT_UP_S)
+        await self._catalog.wait_for(lambda view: view.revision >= revision, timeout_s)
 
-    async def _gather(self, max_age_s: float) -> StatusFacts:
+    async def _is_current(self) -> bool:
+        """Whether memory has caught up with what was committed before the call. Bounded."""
+        if self._view.leader is None:
+            return False  # nobody moves the clock, and without a leader nothing is green anyway
+        try:
+            async with asyncio.timeout(_CURRENT_S):
+                await self.caught_up(_CURRENT_S)
+        except (CopypoolError, TimeoutError) as error:
+            log.info("status from memory that may lag: %s", error)
+            return False
+        return True
+
+    async def gather(self, max_age_s: float) -> StatusFacts:
+        """The facts as of at most `max_age_s` before the call; calls that wait for one another share them."""
         asked_s = time.monotonic()
         async with self._lock:
             known = self._facts

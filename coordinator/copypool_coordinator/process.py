@@ -29,6 +29,7 @@ from copypool_coordinator.duties import Duties
 from copypool_coordinator.etcd import Etcd, EtcdSettings, TlsFiles, check_version
 from copypool_coordinator.files_http import FilesHttp
 from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.insight_api import InsightApi
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Locator
 from copypool_coordinator.lookups import Lookups
@@ -36,6 +37,7 @@ from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_api import NodeApi
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.policy import Policy
+from copypool_coordinator.proving import Prover
 from copypool_coordinator.reports import Reports
 from copypool_coordinator.streaming import Reading
 
@@ -181,10 +183,12 @@ class Coordinator:
         clients = ClientApi(
             catalog, auth, locator, leasing, reading, duties.overview, reports, body_bytes=limits.rpc_body_bytes
         )
+        prover = Prover(catalog, locator, reading, duties.sample, policy, duties.overview.caught_up)
+        insight = InsightApi(catalog, auth, prover, body_bytes=limits.rpc_body_bytes)
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         self._catalog, self._lookups = catalog, lookups
-        self._front.open({**clients.routes(), **nodes.routes()}, files)
+        self._front.open({**clients.routes(), **insight.routes(), **nodes.routes()}, files)
         await catalog.announce(self.url)
         return duties
 

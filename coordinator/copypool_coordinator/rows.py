@@ -245,6 +245,8 @@ class ClockRow(Row):
 
     format: int
     unix_ms: int
+    worked_ms: int = 0  #: cluster time at which the controllers' last pass ended; 0: none yet
+    trouble: str = ""  #: what the controllers cannot get done, as a sentence
 
 
 class Skipped(Row):

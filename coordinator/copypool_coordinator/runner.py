@@ -52,6 +52,8 @@ _SLICE = 64
 _LANE_MAX = {"catalog": 32, "pull": 8, "verify": 4, "drop": 4, "memory": 1024}
 _REST_MAX_S = 30.0
 _RESTS_MAX = 10_000
+#: A step that failed this often in a row is told to people.
+_STUBBORN = 6
 #: Between two looks at what processes have left: each looks at every extent that is left.
 _PROCESSES_MS = 1_000
 #: A debt that was paid within this time is no news.
@@ -90,6 +92,7 @@ class Runner:
         self._rests: dict[ActionKey, tuple[float, int]] = {}  #: step -> (not before, failures in a row)
         self._turn: list[int] = []  #: extents off policy that have not had their turn in this round
         self._brake_entry: Entry | None = None
+        self._failure = ""  #: what the last step that failed said
         self._debt_since_ms = 0
         self._processes_ms = 0
 
@@ -144,6 +147,8 @@ class Runner:
             self._processes_ms = now_ms
             started += self._start(group, processes.plan(self._view, facts, self._index.marks, now_ms))
         self._tell_news(facts, now_ms)
+        self._leader.pulse.worked_ms = self._catalog.now_ms()
+        self._leader.pulse.trouble = self._trouble()
         return bool(started or self._index.pending)
 
     async def _plan(self, group: asyncio.TaskGroup, facts: Facts, now_ms: int, extents: list[int]) -> int:
@@ -219,6 +224,7 @@ class Runner:
             await self._performer.perform(action)
         except CopypoolError as error:
             self._rest(action.key)
+            self._failure = error.message[:200]
             log.info("%s did not work: %s", action, error.message)
         else:
             self._rests.pop(action.key, None)
@@ -228,6 +234,16 @@ class Runner:
             if not self._lanes[action.lane]:
                 del self._lanes[action.lane]
             self._index.again(_extent_of(action))
+
+    def _trouble(self) -> str:
+        """What fails over and over, for `status`."""
+        stubborn = [key for key, (_, failures) in self._rests.items() if failures >= _STUBBORN]
+        if not stubborn:
+            return ""
+        return (
+            f"{len(stubborn)} steps failed {_STUBBORN} times or more in a row, such as {stubborn[0]}: "
+            f"{self._failure or 'see its log'}"
+        )
 
     def _rest(self, key: ActionKey) -> None:
         failures = self._rests.get(key, (0.0, 0))[1] + 1

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _SAMPLE = 64
 #: Damaged locations in one answer.
 DAMAGED_MAX = 10_000
+#: A leader that writes no clock for this long does not work, or clocks are this far apart.
+CLOCK_MAX_MS = 15_000
+#: A pass of the controllers takes seconds at most.
+PASS_MAX_MS = 60_000
 #: The leader writes its clock every second: an older view may not know the newest rows.
 HEARD_MAX_S = 3.0
 
@@ -45,6 +49,7 @@ class StatusFacts:
     brake: str
     coordinator: str
     catalog_bytes: int
+    current: bool = True  #: memory shows everything that was committed before the question
 
 
 def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
@@ -86,10 +91,29 @@ def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
         )
     elif view.leader is None:
         reasons.append("no coordinator leads: nothing is copied, repaired or verified until one does")
+    elif not facts.current:
+        reasons.append(f"{facts.coordinator} has not caught up with etcd: what it shows may be a moment old")
+    reasons += _reasons_of_the_leader(view, facts)
     if not facts.sampled:
         reasons.append("etcd did not tell how long the open extents are: their newest bytes are not counted")
     if facts.pending:
         reasons.append(f"{facts.pending} changed extents were not looked at yet")
+    return reasons
+
+
+def _reasons_of_the_leader(view: ClusterView, facts: StatusFacts) -> list[str]:
+    """Whether the leader's own work goes on: a leader that only renews its lease heals nothing."""
+    if view.leader is None or view.clock is None:
+        return []
+    name, clock = view.leader.row.name, view.clock
+    if facts.now_ms - clock.unix_ms > CLOCK_MAX_MS:
+        return [f"{name} leads, but has not written its clock for {(facts.now_ms - clock.unix_ms) // 1000} s"]
+    reasons = []
+    idle_ms = clock.unix_ms - clock.worked_ms
+    if clock.worked_ms and idle_ms > PASS_MAX_MS:
+        reasons.append(f"{name} leads, but its controllers have not finished a pass for {idle_ms // 1000} s")
+    if clock.trouble:
+        reasons.append(f"{name} leads: {clock.trouble}")
     return reasons
 
 

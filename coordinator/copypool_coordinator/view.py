@@ -90,6 +90,7 @@ class ClusterView:
         self.cluster: Versioned[ClusterRow] | None = None
         self.format = 0  #: of the whole catalog, 0 while it is empty
         self.clock_ms = 0  #: cluster time in the leader's clock row
+        self.clock: ClockRow | None = None
 
     # -- facts -----------------------------------------------------------------------------------
     def node_up(self, node_id: int) -> bool:
@@ -213,7 +214,8 @@ class ClusterView:
 
     def _put_single(self, kv: KeyValue, rest: bytes) -> None:
         if kv.key == keys.CLOCK:
-            self.clock_ms = rows.decode(kv.value, ClockRow).unix_ms
+            self.clock = rows.decode(kv.value, ClockRow)
+            self.clock_ms = self.clock.unix_ms
         elif kv.key == keys.LEADER:
             self.leader = _versioned(kv, LeaderRow, rest)
         elif kv.key == keys.CLUSTER_ROW:
