@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 ETCD_READY := $(VENV)/.etcd-ready
+BENCH_READY := $(VENV)/.bench-ready
 # The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test unit demo clean
+.PHONY: help setup check format test unit demo bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -20,6 +21,10 @@ $(READY): pyproject.toml .ci/setup-venv
 
 $(ETCD_READY): $(READY) .ci/setup-etcd
 	.ci/setup-etcd $(VENV)
+	@touch $@
+
+$(BENCH_READY): $(READY) .ci/setup-bench
+	.ci/setup-bench $(VENV)
 	@touch $@
 
 check: $(READY) ## Lint, format, types, layers: seconds
@@ -40,6 +45,9 @@ unit: $(READY) ## Unit tests alone: seconds
 
 demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, in .demo: under 3 minutes
 	copypool dev demo --dir .demo
+
+bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per operation: under 6 minutes; BENCH=--quick: under 1
+	PYTHONPATH=tests python -m bench $(BENCH)
 
 clean: ## Stop what `copypool dev` runs here, then remove .venv, .dev, .demo and caches
 	@for dir in .dev .demo; do \
