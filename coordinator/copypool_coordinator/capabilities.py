@@ -11,9 +11,11 @@ from functools import lru_cache
 
 from copypool.protocol.api import PART_MAX_BYTES, SegmentRef
 from copypool.protocol.capability import (
+    APPEND_LIFE_MS,
     PULL_LIFE_MS,
     READ_LIFE_MS,
     WRITE_LIFE_MS,
+    AppendCapability,
     NodeKeys,
     PullCapability,
     ReadCapability,
@@ -24,6 +26,7 @@ from copypool.protocol.capability import (
     seal_capability,
 )
 from copypool.protocol.errors import Forbidden
+from copypool.protocol.twins import TwinTarget
 
 #: A body may be long under way: a commit accepts a capability that was valid this long ago.
 COMMIT_SLACK_MS = 120_000
@@ -108,6 +111,19 @@ class Mint:
         """The right of node `puller` to read raw bytes of one extent at `node_id`."""
         capability = PullCapability(self.key_number, node_id, puller, extent, now_ms + PULL_LIFE_MS)
         return seal_capability(capability, self._keys(node_id, self.key_number))
+
+    def append(self, twin: TwinTarget, writer: int, extent: int, now_ms: int) -> str:
+        """The right of node `writer` to append to the twin of its new extent."""
+        capability = AppendCapability(
+            self.key_number,
+            twin.node_id,
+            writer,
+            extent,
+            twin.volume,
+            twin.generation,
+            now_ms + APPEND_LIFE_MS,
+        )
+        return seal_capability(capability, self._keys(twin.node_id, self.key_number))
 
     def open_write(self, text: str, node_id: int, now_ms: int) -> WriteCapability:
         """A write capability that node `node_id` passes on with a commit.

@@ -36,9 +36,9 @@ from copypool_coordinator.directory import Directory, FileFacts, FileKey
 from copypool_coordinator.drafting import CheckCapability
 from copypool_coordinator.etcd import Etcd
 from copypool_coordinator.events import EventLog
-from copypool_coordinator.extents import Extents, Opened
+from copypool_coordinator.extents import ChooseTwin, Extents, Opened
 from copypool_coordinator.placed import Placed, VerifyOutcome
-from copypool_coordinator.rows import EventRow, FileRow, LeaderRow, NodeRow, PoolRow, TokenRow, VolumeRow
+from copypool_coordinator.rows import EventRow, FileRow, LeaderRow, Location, NodeRow, PoolRow, TokenRow, VolumeRow
 from copypool_coordinator.sessions import Registered, Sessions
 from copypool_coordinator.sweeping import Sweeping
 from copypool_coordinator.view import ClusterView
@@ -134,9 +134,14 @@ class Catalog:
         return await self._sessions.mount(request)
 
     # -- extents (extents.py) ----------------------------------------------------------------------
-    async def open_extent(self, request: OpenExtentRequest) -> OpenExtentReply:
-        """Make a new extent on a volume, with its rows. `Fenced` when the session is over."""
-        return await self._extents.open_extent(request)
+    async def open_extent(
+        self, request: OpenExtentRequest, choose_twin: ChooseTwin = lambda extent_class, volume: None
+    ) -> OpenExtentReply:
+        """Make a new extent on a volume, with its rows. `Fenced` when the session is over.
+
+        `choose_twin` finds a place for the twin of an extent whose ack rule is `copy`.
+        """
+        return await self._extents.open_extent(request, choose_twin)
 
     async def seal(
         self,
@@ -208,6 +213,11 @@ class Catalog:
     ) -> VerifyOutcome:
         """Mark a location `missing` or `damaged`, with evidence; an open extent is sealed if its writer is meant."""
         return await self._placed.set_state(extent, volume, generation, state, evidence, leader)
+
+    def on_twin_ended(self, told: Callable[[int, Location, str], None]) -> None:
+        """Have `told` called with every extent, what is left of its twin, and why, once a group was committed
+        without the twin."""
+        self._commits.on_twin_ended = told
 
     # -- files (committing.py, directory.py) -------------------------------------------------------
     async def commit(self, request: CommitRequest, check_capability: CheckCapability) -> CommitReply:

@@ -9,7 +9,7 @@ A round is one etcd transaction. Its compares:
     MOD(o/<extent>) == revision as the node carries it: one commit after the other, each once
     CREATE(ns/<name>)           of every namespace in it: none comes up under a dead id
     MOD(<row>) == as seen       of every file, part and upload row that it writes; 0 where none is expected
-    MOD(e/<extent>) == as seen  when it seals as well
+    MOD(e/<extent>) == as seen  when it seals as well, or ends the twin
 
 A first round of plain puts guesses that no path exists. Its failure branch reads everything above, session and extent
 first, so the next round knows which compare failed: a lost session or a foreign `o/` ends the commit (`Fenced`), a
@@ -25,14 +25,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from copypool.protocol.errors import Fenced, Invalid, Overloaded, Unavailable
 from copypool.protocol.internal import CommitEntry, CommitReply, CommitRequest, EntryResult
-from copypool_coordinator import keys, locations, rows
+from copypool_coordinator import keys, locations, rows, twins
 from copypool_coordinator.core import ROUNDS_MAX, TXN_OPS_MAX
 from copypool_coordinator.drafting import CONTENDED, Draft, Effects, Facts, Known, fixed_gets, row_keys
 from copypool_coordinator.etcd import Compare, Op, TxnResult, delete, get, mod_equals, put
 from copypool_coordinator.judging import judge, judge_part, needs_row
-from copypool_coordinator.rows import ExtentRow, FileRow, OpenRow, PartRow
+from copypool_coordinator.rows import ExtentRow, FileRow, Location, OpenRow, PartRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Round:
     sealed: ExtentRow | None = None  #: as put
     effects: Effects = field(default_factory=Effects)
     guesses: bool = False  #: rows were guessed to be absent, losing proves no race
+    twin_ended: Location | None = None  #: what becomes of the twin
 
     @property
     def writes(self) -> bool:
@@ -72,6 +75,7 @@ class Landed:
     reply: CommitReply
     open: OpenRow | None  #: `o/` as of reply.revision; None: the extent is sealed
     effects: Effects | None  #: None: it had landed before
+    twin_ended: Location | None = None  #: this group was the first without it
 
 
 def plan_first(request: CommitRequest, facts: Facts) -> Round:
@@ -102,9 +106,8 @@ def plan_next(request: CommitRequest, facts: Facts, before: Round, answer: TxnRe
         Overloaded: too many rounds lost; it is not visible, and may be repeated as it is.
     """
     if answer.succeeded and before.writes:
-        return Landed(
-            CommitReply(answer.revision, request.new_length, list(before.results)), _kept(before), before.effects
-        )
+        reply = CommitReply(answer.revision, request.new_length, list(before.results))
+        return Landed(reply, _kept(before), before.effects, before.twin_ended)
     known = Known(before.success if answer.succeeded else before.failure, answer)
     extent = known.row(keys.extent(request.extent), ExtentRow)
     open_key = keys.open_extent(request.extent)
@@ -197,6 +200,28 @@ def _refused_before(index: int, entry: CommitEntry, facts: Facts, known: Known) 
     return judge(entry, known.row(own[0], FileRow), facts.now_ms) or CONTENDED
 
 
+def _with_claims(
+    request: CommitRequest, extent: ExtentRow, before: OpenRow, now_ms: int
+) -> tuple[ExtentRow, Location | None]:
+    """The extent's row as this group leaves it, and what becomes of a twin that the group does not claim.
+
+    Whether there is a live twin is what `o/` says, which is as of the request's revision; a row from memory that does
+    not know it yet loses the compare.
+    """
+    if not before.twin:
+        if request.claims:
+            raise Invalid(f"extent {request.extent} has no live twin that could be claimed")
+        return (replace(extent, twin=0, twin_node=0) if extent.twin else extent), None
+    twin = twins.live(extent)
+    if request.claims:
+        known = (0, 0) if twin is None else (extent.twin_node, twin.volume)
+        if [(claim.node_id, claim.volume) for claim in request.claims] != [known]:
+            raise Invalid(f"extent {request.extent} has its twin on another volume than the claimed one")
+        return extent, None
+    after = twins.ended(extent, before, now_ms)
+    return after, locations.find(after, twin.volume, twin.generation) if twin is not None else None
+
+
 def _put_by_namespace(committed: Sequence[CommitEntry]) -> dict[int, tuple[int, int]]:
     sums: dict[int, tuple[int, int]] = {}
     for entry in committed:
@@ -221,6 +246,7 @@ def _writes(
             f"extent {request.extent} ends with group {before.group} at {before.length}: "
             f"group {request.group} from {request.old_length} does not follow"
         )
+    extent, twin_ended = _with_claims(request, extent, before, facts.now_ms)
     draft = Draft(request, facts, known, losses)
     results = tuple(draft.add(index, entry) for index, entry in enumerate(request.entries))
     committed = [entry for entry, result in zip(request.entries, results, strict=True) if result.outcome == "committed"]
@@ -236,14 +262,18 @@ def _writes(
         now_ms=facts.now_ms,
         put=_put_by_namespace(committed),
     )
+    after = replace(after, twin=extent.twin)
     open_key, extent_key = keys.open_extent(request.extent), keys.extent(request.extent)
     sealed = None
+    if request.seal or twin_ended is not None:
+        draft.compares.append(mod_equals(extent_key, extent_revision))
     if request.seal:
         sealed = locations.sealed(extent, after, facts.now_ms)
-        draft.compares.append(mod_equals(extent_key, extent_revision))
         draft.ops += [delete(open_key), put(extent_key, rows.encode(sealed))]
     else:
         draft.ops.append(put(open_key, rows.encode(after)))
+        if twin_ended is not None:
+            draft.ops.append(put(extent_key, rows.encode(extent)))
     return Round(
         number,
         tuple(draft.compares),
@@ -256,4 +286,5 @@ def _writes(
         sealed,
         draft.effects,
         guesses=known is None,
+        twin_ended=twin_ended,
     )

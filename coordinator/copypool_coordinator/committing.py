@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from copypool.protocol.errors import CatalogDown, Fenced, Forbidden, OutcomeUnknown, Overloaded, Unavailable
@@ -18,7 +18,7 @@ from copypool_coordinator.drafting import CheckCapability, Facts, NamespaceFacts
 from copypool_coordinator.etcd import TxnResult
 from copypool_coordinator.extents import Extents
 from copypool_coordinator.manifests import PARTS_PER_READ, check_parts, part_reads
-from copypool_coordinator.rows import ExtentRow
+from copypool_coordinator.rows import ExtentRow, Location
 from copypool_coordinator.sweeping import sweep_parts
 
 #: A node that hears nothing for longer repeats the same commit.
@@ -35,6 +35,8 @@ class Commits:
         self._rows = extents.rows
         self._counters = counters
         self._sweeps: set[asyncio.Task[None]] = set()
+        #: told of the first group that an extent's twin does not hold: extent, what is left of the twin, why
+        self.on_twin_ended: Callable[[int, Location, str], None] | None = None
 
     async def close(self) -> None:
         """Stop sweeping; the keeper finishes what is left."""
@@ -60,6 +62,8 @@ class Commits:
             raise OutcomeUnknown(f"group {request.group} of extent {request.extent}: no answer in time") from exc
         opened = None if landed.open is None else Opened(landed.open, landed.reply.revision)
         self._rows.remember(request.extent, opened)
+        if landed.twin_ended is not None and self.on_twin_ended is not None:
+            self.on_twin_ended(request.extent, landed.twin_ended, request.twin_failure)
         if landed.effects is not None:
             self._counters.add(landed.effects)
             for namespace, upload, parts in landed.effects.finished_uploads:

@@ -27,7 +27,7 @@ from copypool_coordinator.performing import Performer
 from copypool_coordinator.policy import Memory, Policy
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.reports import Reports
-from copypool_coordinator.rows import EventRow
+from copypool_coordinator.rows import EventRow, Location
 from copypool_coordinator.runner import Runner
 from copypool_coordinator.sampling import OpenSample
 
@@ -60,9 +60,23 @@ class Duties:
         self.sample = OpenSample(catalog)
         self.index = OffPolicy()
         self._chronicle = Chronicle(catalog.append_events, name, catalog.now_ms)
+        catalog.on_twin_ended(self._twin_ended)
         self._fallbacks = Fallbacks(catalog, link, self._chronicle, reports)
         self.leader = Leader(catalog, name, url, self._lead)
         self.overview = Overview(catalog, name, heartbeats, self.leader, self.sample, self.index, policy)
+
+    def _twin_ended(self, extent: int, twin: Location, why: str) -> None:
+        view = self._catalog.view
+        volume = view.volumes_by_id.get(twin.volume)
+        node = None if volume is None else view.nodes_by_id.get(volume.row.node)
+        self._chronicle.record(
+            "TwinEnded",
+            f"writes to this extent are acknowledged without its copy, which holds {twin.length} bytes and follows: "
+            f"{why[:200] or 'its writer does not say why'}",
+            extent=extent,
+            volume="" if volume is None else volume.name,
+            node="" if node is None else node.name,
+        )
 
     async def run(self) -> None:
         """Until cancelled; then resign and write what is left of the events, bounded."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from copypool.protocol.errors import Conflict, Fenced, Forbidden, Invalid, NotFound, OutcomeUnknown, Overloaded
 from copypool.protocol.internal import (
@@ -17,6 +18,7 @@ from copypool.protocol.internal import (
     OwnExtentsRequest,
     SealReply,
 )
+from copypool.protocol.twins import TwinTarget
 from copypool_coordinator import keys, locations, rows, twins
 from copypool_coordinator.changing import Change, ExtentRows, Opened, Seen
 from copypool_coordinator.core import (
@@ -30,7 +32,8 @@ from copypool_coordinator.core import (
 )
 from copypool_coordinator.etcd import get, mod_equals, put
 from copypool_coordinator.ids import take_ids
-from copypool_coordinator.rows import ExtentRow, VolumeRow
+from copypool_coordinator.placement import no_twin
+from copypool_coordinator.rows import ClassRow, ExtentRow, VolumeRow
 from copypool_coordinator.view import Versioned
 
 __all__ = ["Extents", "Opened"]
@@ -42,6 +45,10 @@ OPEN_HARD_MAX = 4 * OPEN_EXTENTS_MAX
 FACT_TIMEOUT_S = 5.0
 
 
+#: (class, volume of the writer) -> where its twin goes; None: nowhere now.
+ChooseTwin: TypeAlias = Callable[[ClassRow, VolumeRow], "Versioned[VolumeRow] | None"]
+
+
 class Extents:
     """Extents of one catalog."""
 
@@ -51,10 +58,16 @@ class Extents:
         self._ids: Iterator[int] = iter(())
         self._ids_lock = asyncio.Lock()
 
-    async def open_extent(self, request: OpenExtentRequest) -> OpenExtentReply:
+    async def open_extent(
+        self, request: OpenExtentRequest, choose_twin: ChooseTwin = lambda extent_class, volume: None
+    ) -> OpenExtentReply:
         """Make a new extent; its rows are there when it returns. A repeat makes another one.
 
+        A class whose ack rule is `copy` gets a twin if `choose_twin` finds a place; its capability is for the caller
+        to add. Without a place such an extent is made all the same, unless the class says `fail`.
+
         Raises:
+            Unavailable: the class wants a twin, and there is no place for one. `twin` is in the details.
             Fenced: the session is over.
             Conflict: the volume does not take new extents of this class.
             Overloaded: the volume has too many open extents.
@@ -71,27 +84,49 @@ class Extents:
         guards = [session_guard(request.node_id, request.epoch)]
         for _ in range(ROUNDS_MAX):
             self._check_volume(request, volume, extent_class.primary_pool)
+            twin = choose_twin(extent_class, volume.row) if extent_class.ack == "copy" else None
+            if twin is None and extent_class.ack == "copy" and extent_class.on_copy_failure == "fail":
+                raise no_twin(view, extent_class)
             extent = await self._next_id()
-            opened = await self._put_open(extent, request, volume, guards)
+            opened = await self._put_open(extent, request, volume, twin, guards)
             if isinstance(opened, int):
                 described = ExtentClass(
                     request.class_id, pools[0], pools[1:], extent_class.ack, extent_class.on_copy_failure
                 )
-                return OpenExtentReply(extent, 1, opened, described)
+                return OpenExtentReply(extent, 1, opened, described, self._target(twin))
             volume = opened
         raise Overloaded(f"volume {request.volume} changes too fast: repeat")
 
+    def _target(self, twin: Versioned[VolumeRow] | None) -> TwinTarget | None:
+        """The twin as its writer is told of it."""
+        if twin is None:
+            return None
+        view = self._core.view
+        node = view.nodes_by_id[twin.row.node]
+        session = view.sessions.get(node.row.id)
+        url = node.row.url if session is None else session.row.url
+        return TwinTarget(node.row.id, node.name, url, twin.row.id, twin.name, twins.FIRST_GENERATION, "")
+
     async def _put_open(
-        self, extent: int, request: OpenExtentRequest, volume: Versioned[VolumeRow], guards: list[Guard]
+        self,
+        extent: int,
+        request: OpenExtentRequest,
+        volume: Versioned[VolumeRow],
+        twin: Versioned[VolumeRow] | None,
+        guards: list[Guard],
     ) -> int | Versioned[VolumeRow]:
-        """The revision of the new rows, or the volume's row as it is now when it has changed."""
-        row, opened = locations.opened(
-            request.class_id, request.node_id, request.volume, request.epoch, self._core.now_ms()
-        )
+        """The revision of the new rows, or the volume's row as it is now when it, or the twin's, has changed."""
+        now_ms = self._core.now_ms()
+        row, opened = locations.opened(request.class_id, request.node_id, request.volume, request.epoch, now_ms)
+        if twin is not None:
+            row = twins.added(row, twin.row.id, twin.row.node, now_ms)
+            opened.twin = row.twin
         volume_key = keys.named(keys.VOLUME, volume.name)
         extent_key, open_key = keys.extent(extent), keys.open_extent(extent)
         compares = [guard.compare for guard in guards]
         compares += [mod_equals(volume_key, volume.mod_revision), mod_equals(extent_key, 0), mod_equals(open_key, 0)]
+        if twin is not None:
+            compares.append(mod_equals(keys.named(keys.VOLUME, twin.name), twin.mod_revision))
         reads = [*(get(guard.compare.key) for guard in guards), get(volume_key), get(open_key)]
         ops = [put(extent_key, rows.encode(row)), put(open_key, rows.encode(opened))]
         try:
@@ -107,6 +142,8 @@ class Extents:
         if not answer.responses[-2]:
             raise NotFound(f"there is no volume {volume.name}")
         kv = answer.responses[-2][0]
+        if twin is not None and kv.mod_revision == volume.mod_revision:
+            await self._core.caught_up(answer.revision, FACT_TIMEOUT_S)  # it is the twin's volume that has changed
         return Versioned(rows.decode(kv.value, VolumeRow), kv.mod_revision, kv.create_revision, volume.name)
 
     def _check_volume(self, request: OpenExtentRequest, volume: Versioned[VolumeRow], primary_pool: int) -> None:

@@ -17,6 +17,7 @@ from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.chronicle import Chronicle, Entry
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.policy import LocationKey
+from copypool_coordinator.protection import is_appended
 from copypool_coordinator.repairs import READ_FALLBACK
 from copypool_coordinator.reports import Fault, Reports
 
@@ -98,8 +99,8 @@ class Fallbacks:
             row = extent.row
             sealed = not row.open and location.length >= row.length
             length = row.length if sealed else location.length
-            if row.open and location.volume == row.writer_volume:
-                # The writer's own length stands in the commit row alone.
+            if is_appended(row, location):
+                # Its length stands in the commit row alone.
                 opened = (await self._catalog.read_open([fault.extent])).get(fault.extent)
                 if opened is None:
                     continue  # sealed a moment ago; the next report meets a row that says how long it is

@@ -10,7 +10,7 @@ from copypool.protocol.api import PART_MAX_BYTES, WriteLease
 from copypool.protocol.errors import Unavailable
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.heartbeats import Heartbeats
-from copypool_coordinator.placement import choose_leases
+from copypool_coordinator.placement import choose_leases, choose_twin
 from copypool_coordinator.rows import NamespaceRow
 from copypool_coordinator.view import ClusterView
 
@@ -46,10 +46,15 @@ class Leasing:
         extent_class = self._view.classes.get(namespace.class_id)
         if extent_class is None:
             raise Unavailable("the namespace's class is not known here yet: repeat")
+        loads, row = self._heartbeats.loads(time.monotonic()), extent_class.row
+        must_have_twin = row.ack == "copy" and row.on_copy_failure == "fail"
         chosen = choose_leases(
             self._view,
-            self._heartbeats.loads(time.monotonic()),
-            extent_class.row,
+            loads,
+            row,
+            may_have_twin=lambda node: (
+                not must_have_twin or choose_twin(self._view, loads, row, node, seed=0) is not None
+            ),
             count=count,
             size_bytes=size_bytes,
             avoid_nodes=avoid_nodes,

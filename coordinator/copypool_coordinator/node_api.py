@@ -6,6 +6,7 @@ compared inside the catalog's transactions and not here, where memory may lag.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -43,11 +44,15 @@ from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.exchange import answer, read_body, read_struct
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.metrics import Metrics
+from copypool_coordinator.placement import choose_twin
+from copypool_coordinator.rows import ClassRow, VolumeRow
+from copypool_coordinator.view import Versioned
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 S = TypeVar("S", bound=msgspec.Struct)
 
 _HEARTBEAT_VOLUMES_MAX = 1024
+_AVOID_MAX = 64
 
 
 class NodeApi:
@@ -178,7 +183,21 @@ class NodeApi:
 
     # -- extents -----------------------------------------------------------------------------------
     async def _open(self, request: web.BaseRequest) -> web.Response:
-        return answer(request, await self._catalog.open_extent(await self._from_node(request, OpenExtentRequest)))
+        body = await self._from_node(request, OpenExtentRequest)
+        reply = await self._catalog.open_extent(body, lambda extent_class, _: self._twin(extent_class, body))
+        if reply.twin is not None:
+            reply.twin.capability = self._mint.append(reply.twin, body.node_id, reply.extent, self._catalog.now_ms())
+        return answer(request, reply)
+
+    def _twin(self, extent_class: ClassRow, request: OpenExtentRequest) -> Versioned[VolumeRow] | None:
+        return choose_twin(
+            self._view,
+            self._heartbeats.loads(time.monotonic()),
+            extent_class,
+            request.node_id,
+            avoid_nodes=request.avoid_nodes[:_AVOID_MAX],
+            seed=random.getrandbits(32),
+        )
 
     async def _seal(self, request: web.BaseRequest) -> web.Response:
         body = await self._from_node(request, SealRequest)

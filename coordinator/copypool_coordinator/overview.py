@@ -112,7 +112,7 @@ class Overview:
         if not request.marks and facts.pending:
             raise Unavailable(f"{facts.pending} changed extents were not looked at yet: repeat")
         marks = request.marks or waiting.take_marks(self._view, facts.marks, self._sample.rows)
-        return waiting.reply(waiting.unreached(self._view, marks, facts.places), facts.marks)
+        return waiting.reply(waiting.unreached(self._view, marks, facts.places, self._sample.rows), facts.marks)
 
     async def caught_up(self, timeout_s: float) -> None:
         """Return once memory knows every extent in which something was committed before the call.

@@ -217,8 +217,8 @@ class Placed:
     ) -> bool:
         """Set a location to `dropping` if invariant 5 allows it, under a compare of all that was looked at.
 
-        `forced` is an operator's word, given after he was shown what dies: then it goes whatever is left. The
-        writer's location of an open extent never does.
+        `forced` is an operator's word, given after he was shown what dies: then it goes whatever is left. A
+        location that is appended to never does.
 
         Raises:
             NotLeader: the term is over.
@@ -232,7 +232,7 @@ class Placed:
             location = locations.find(seen.row, volume, generation)
             if location is None or location.state == "dropping":
                 return Change(True)
-            allowed = forced and not protection.is_writer(seen.row, location)
+            allowed = forced and not protection.is_appended(seen.row, location)
             if not allowed and not protection.may_leave(
                 seen.row, location, _committed(seen), counted, wanted, verified_since_ms
             ):

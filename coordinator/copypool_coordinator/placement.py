@@ -9,14 +9,14 @@ volume fills up faster without being flooded, and two coordinators do not choose
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from copypool.protocol.errors import NoSpace, Unavailable
 from copypool.protocol.internal import EXTENT_SOFT_BYTES
 from copypool_coordinator.heartbeats import Loads, VolumeLoad
 from copypool_coordinator.rows import ClassRow, ExtentRow, VolumeRow
-from copypool_coordinator.view import ClusterView
+from copypool_coordinator.view import ClusterView, Versioned
 
 #: Room that stays on a volume beyond the body that is placed: other bodies are under way at the same time.
 FLOOR_BYTES = 16 * 1024 * 1024
@@ -41,25 +41,28 @@ def choose_leases(
     size_bytes: int,
     avoid_nodes: Collection[int] = (),
     for_delete: bool = False,
+    may_have_twin: Callable[[int], bool] = lambda node: True,
     seed: int,
 ) -> list[int]:
     """Up to `count` volume ids of the class's primary pool, best first, on different nodes as long as there are any.
 
     Nodes to avoid come last, since a slow answer is better than none. `for_delete` needs no room: every volume keeps
-    a reserve for tombstones.
+    a reserve for tombstones. `may_have_twin`: whether a node that writes there finds what its ack rule demands.
 
     Raises:
         NoSpace: volumes can be reached, and none has room.
         Unavailable: no volume of the pool can be reached.
     """
     pool = extent_class.primary_pool
+    usable = [(volume, load) for volume, load in _usable(view, loads, pool) if may_have_twin(volume.node)]
     floor = 0 if for_delete else FLOOR_BYTES + size_bytes
-    usable = _usable(view, loads, pool)
     options = _weighted(((volume, load) for volume, load in usable if load.report.free_bytes >= floor), seed)
     if not options:
         name = view.pools_by_id[pool].name if pool in view.pools_by_id else str(pool)
         if usable:
             raise NoSpace(f"no volume of the pool {name!r} has room for {size_bytes} bytes: add volumes or free space")
+        if _usable(view, loads, pool):
+            raise no_twin(view, extent_class)
         raise Unavailable(f"no volume of the pool {name!r} can be written to now: see `copypool volumes`")
     options.sort(key=lambda option: -option.key)
     return _spread([option.volume for option in options], avoid_nodes)[:count]
@@ -100,6 +103,49 @@ def choose_destination(extent: ExtentRow, pool: int, view: ClusterView, loads: L
         return (node.host in hosts, node.zone in zones, -option.key)
 
     return min(options, key=badness).volume.id
+
+
+def no_twin(view: ClusterView, extent_class: ClassRow) -> Unavailable:
+    """Why nothing can be written in a class that acknowledges only what a copy holds as well."""
+    pool = view.pools_by_id.get(extent_class.copy_pools[0]) if extent_class.copy_pools else None
+    name = "a copy pool" if pool is None else f"pool {pool.name!r}"
+    return Unavailable(
+        f"no volume of {name} in another failure domain takes bytes now, and the ack rule is `copy` or fail: "
+        "nothing was stored",
+        twin=True,
+    )
+
+
+def choose_twin(
+    view: ClusterView,
+    loads: Loads,
+    extent_class: ClassRow,
+    writer_node: int,
+    *,
+    avoid_nodes: Collection[int] = (),
+    seed: int,
+) -> Versioned[VolumeRow] | None:
+    """The volume for the twin of a new extent of this class that `writer_node` writes; None: there is none.
+
+    In the first copy pool, on another node and host; in another zone too, which the pool may insist on and which is
+    preferred anyway: a copy in the writer's own failure domain would make a false receipt (A21). Nodes to avoid come
+    last.
+    """
+    writer = view.nodes_by_id.get(writer_node)
+    pool = view.pools_by_id.get(extent_class.copy_pools[0]) if extent_class.copy_pools else None
+    if writer is None or pool is None:
+        return None
+    need = FLOOR_BYTES + EXTENT_SOFT_BYTES
+    options = []
+    for option in _weighted(
+        ((volume, load) for volume, load in _usable(view, loads, pool.row.id) if load.report.free_bytes >= need), seed
+    ):
+        node = view.nodes_by_id[option.volume.node].row
+        same_zone = node.zone == writer.row.zone
+        if node.id == writer_node or node.host == writer.row.host or (same_zone and pool.row.spread == "zone"):
+            continue
+        options.append(((node.id in avoid_nodes, same_zone, -option.key), option.volume.id))
+    return view.volumes_by_id[min(options)[1]] if options else None
 
 
 def _usable(view: ClusterView, loads: Loads, pool: int) -> list[tuple[VolumeRow, VolumeLoad]]:

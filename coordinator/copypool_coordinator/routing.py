@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from copypool.protocol.api import LocationState, PoolType, SegmentRef
 from copypool.protocol.stripes import FULL_STRIDE_BYTES, STRIPE_BYTES, prelude_bytes, stored_bytes
+from copypool_coordinator import twins
 from copypool_coordinator.heartbeats import Loads
 from copypool_coordinator.rows import ExtentRow, FileFlag, FileRow, Location
 from copypool_coordinator.view import ClusterView
@@ -63,10 +64,12 @@ def segments_of(row: FileRow) -> Sequence[SegmentRef]:
 def reach_of(location: Location, extent: ExtentRow) -> int:
     """How far this location reaches.
 
-    The writer of an open extent has its length in `o/`, which is not watched. But a row that names a segment was
-    committed together with `o/`: whatever was committed, the writer holds.
+    The writer of an open extent, and its live twin, have their length in `o/`, which is not watched. But a row that
+    names a segment was committed together with `o/`: whatever was committed, they hold. (A twin that ended a moment
+    ago refuses what it does not hold, and the reader goes on elsewhere.)
     """
-    if extent.open and location.volume == extent.writer_volume and location.state != "copying":
+    appended = location.volume == extent.writer_volume or twins.is_live(extent, location)
+    if extent.open and appended and location.state != "copying":
         return UNBOUNDED
     return location.length
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from copypool.protocol.api import CopiedReply
 from copypool.protocol.errors import Invalid
+from copypool_coordinator import twins
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.protection import VolumeFacts, assess
 from copypool_coordinator.rows import ExtentRow, OpenRow
@@ -40,7 +41,12 @@ def check_marks(marks: Sequence[Sequence[int]]) -> None:
         raise Invalid("a mark is a pair [extent, length], both 0 or more")
 
 
-def unreached(view: ClusterView, marks: Sequence[Sequence[int]], places: Mapping[int, VolumeFacts]) -> list[list[int]]:
+def unreached(
+    view: ClusterView,
+    marks: Sequence[Sequence[int]],
+    places: Mapping[int, VolumeFacts],
+    opened: Mapping[int, OpenRow],
+) -> list[list[int]]:
     """The marks that some copy pool of the extent's class has not reached yet. An extent that is gone is copied."""
     left = []
     for extent, length in marks:
@@ -51,7 +57,8 @@ def unreached(view: ClusterView, marks: Sequence[Sequence[int]], places: Mapping
         if extent_class is None:
             left.append([extent, length])
             continue
-        standing = assess(entry.row, length, extent_class.row, places)
+        row = twins.as_sampled(entry.row, opened.get(extent))
+        standing = assess(row, length, extent_class.row, places)
         if any(pool.debt_bytes for pool in standing.copies):
             left.append([extent, length])
     return left

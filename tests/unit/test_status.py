@@ -256,7 +256,7 @@ async def ask(seen: Seen, marks: list[list[int]] | None = None) -> CopiedReply:
     facts = await seen.facts()
     view = seen.cluster.view
     taken = waiting.take_marks(view, facts.marks, seen.cluster.opened) if marks is None else marks
-    return waiting.reply(waiting.unreached(view, taken, facts.places), facts.marks)
+    return waiting.reply(waiting.unreached(view, taken, facts.places, {}), facts.marks)
 
 
 async def test_waiting_ends_when_what_was_committed_before_is_copied_whatever_came_later() -> None:

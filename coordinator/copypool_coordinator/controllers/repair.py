@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from copypool_coordinator.controllers.actions import Action, BeginDrop, Decide, FinishDrop, Forget, Verify
 from copypool_coordinator.controllers.filling import fill
 from copypool_coordinator.policy import Facts, LocationKey
-from copypool_coordinator.protection import Standing, is_empty, is_writer, may_leave, on_different_nodes, wanted_total
+from copypool_coordinator.protection import Standing, is_appended, is_empty, may_leave, on_different_nodes, wanted_total
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def needless(
     candidates: list[tuple[tuple[int, ...], Location, str]] = []
     for location in row.locations:
         place = facts.places.get(location.volume)
-        if place is None or location.state == "dropping" or is_writer(row, location):
+        if place is None or location.state == "dropping" or is_appended(row, location):
             continue
         if not place.up and not place.destroyed:
             continue
