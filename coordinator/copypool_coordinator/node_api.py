@@ -158,6 +158,7 @@ class NodeApi:
                 peers=peers,
                 volumes=[VolumeDirective(volume, view.volumes_by_id[volume].row.access) for volume in sorted(own)],
                 keys=self._mint.keys_for(body.node_id),
+                revision=view.revision,
             ),
         )
 

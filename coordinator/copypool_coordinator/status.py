@@ -146,6 +146,12 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     if shared:
         reasons.append(f"{shared} extents have all their locations on one node: add a node, or a volume on another")
     reasons += _stuck(view, facts)
+    safe = [name for name, volume in sorted(view.volumes.items()) if _in_safe_mode(facts, volume.row.id)]
+    if safe:
+        reasons.append(
+            f"{_names(safe)} in safe mode: the catalog is older than what they have seen; "
+            "nothing is written or deleted there"
+        )
     unread = sum(mark.unread_bytes for mark in marks)
     if unread:
         reasons.append(f"{unread} bytes not yet read back where they were written or copied to")
@@ -156,6 +162,11 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     if facts.brake:
         reasons.append(facts.brake)
     return reasons
+
+
+def _in_safe_mode(facts: StatusFacts, volume: int) -> bool:
+    load = facts.heartbeats.last(volume)
+    return load is not None and load.report.safe_mode
 
 
 def _when(view: ClusterView, facts: StatusFacts) -> str:

@@ -54,6 +54,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     body_stall_s: float = 30.0  #: a body that brings no byte for this long is given up
     heartbeat_s: float = 3.0
     probe_max_age_s: float = 10.0  #: a volume whose last good write + fsync is older takes no writes
+    #: The catalog's revision on a volume's label is at most this old: it tells a catalog that went back.
+    label_revision_s: float = 10.0
     pulls_per_volume: int = 4
     pull_bytes_s: int = 0  #: bandwidth of all pulls together; 0: no limit
     verify_bytes_s: int = 64 * 1024 * 1024  #: paced reading per volume; 0: no limit

@@ -78,6 +78,8 @@ class InternalHandlers:
         volume = self._node.volume_by_id(volume_id)
         if volume is None:
             raise Unavailable(f"volume {volume_id} is not mounted at this node")
+        if volume.safe_mode:
+            raise Unavailable(f"volume {volume.name} takes no commands: {volume.safe_mode}")
         return volume
 
     async def _pull(self, request: BaseRequest) -> Empty:

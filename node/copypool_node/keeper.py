@@ -3,8 +3,9 @@
 The order is what makes a restart safe (A1): the session is registered before (so the old epoch can commit nothing any
 more), then every own open extent is sealed in the catalog, cut to the sealed length and given its footer, and only
 then does the volume take writes. Reads are served as soon as the lengths that the catalog claims are known. Files
-without a row are counted and kept. Every step is safe to repeat, and a volume that cannot be brought up now (a hung
-disk) is tried again without holding up the others.
+without a row are counted and kept. A volume that has seen a newer catalog than this one is in safe mode: what the
+rows claim is served, and nothing is written, cut, dropped or reported. Every step is safe to repeat, and a volume that
+cannot be brought up now (a hung disk) is tried again without holding up the others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from copypool.protocol.internal import (
     SealRequest,
 )
 from copypool_node.holdings import Holding, Holdings
+from copypool_node.label import SafeMode
 
 if TYPE_CHECKING:
     from copypool_node.sealing import Sealer
@@ -68,6 +70,12 @@ class VolumeKeeper:
         await self._mount(volume, epoch)
         rows, revision = await self._rows(volume, epoch)
         self._adopt(volume, rows)
+        volume.safe_mode = volume.safe_mode or _newer_than_catalog(volume, rows)
+        if volume.safe_mode:
+            log.error(
+                "volume %s is in safe mode, nothing is written, cut or deleted: %s", volume.name, volume.safe_mode
+            )
+            return
         for row in rows:
             file = volume.disk.get(row.extent, row.generation)
             if (row.writer and not row.sealed) or (row.sealed and file is not None and not file.sealed):
@@ -95,7 +103,12 @@ class VolumeKeeper:
             MountReply,
             deadline_s=CALL_S,
         )
-        await volume.disk.mounted(reply.volume, reply.catalog_revision)
+        try:
+            await volume.disk.mounted(reply.volume, reply.catalog_revision)
+        except SafeMode as exc:
+            volume.safe_mode = exc.message
+        else:
+            volume.safe_mode = ""
         volume.id = reply.volume
         volume.access = reply.access
 
@@ -171,3 +184,18 @@ class VolumeKeeper:
             )
             log.error("volume %s: %d extents missing, %d short", volume.name, len(report.missing), len(report.short))
             await self._session.link.call("inventory", report, Done, deadline_s=CALL_S)
+
+
+def _newer_than_catalog(volume: MountedVolume, rows: list[OwnExtent]) -> str:
+    """Why the catalog must be older than the volume, whatever its revision says; "" when nothing shows it.
+
+    A footer is written only after the catalog has sealed the extent.
+    """
+    for row in rows:
+        file = volume.disk.get(row.extent, row.generation)
+        if row.writer and not row.sealed and file is not None and file.sealed:
+            return (
+                f"extent {row.extent} is sealed here and open in the catalog: the catalog was restored from an older "
+                "state; rebuild it from the volumes before anything is deleted"
+            )
+    return ""

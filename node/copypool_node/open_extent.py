@@ -75,6 +75,7 @@ class OpenExtent:
         for result in reply.results:
             if result.version:
                 self._session.clock.versions.observe(result.version)
+        self._session.saw_revision(reply.revision)
         landed = self.log.landed(group, reply, seal=seal)
         self.holding.length = self.log.committed_length
         self.holding.sealed = seal

@@ -45,6 +45,8 @@ class Session:
         self.alive = False
         self.stopping = False
         self.term = 0
+        #: Highest revision of the catalog that a reply has told of; labels take it over: see `label`.
+        self.catalog_revision = 0
         self.keys: dict[int, NodeKeys] = {}
         self.peers: dict[int, Peer] = {}
         self.ended = asyncio.Event()  #: set while there is no living session
@@ -102,6 +104,7 @@ class Session:
             raise Fenced("the coordinators belong to another cluster than this node's identity")
         self._registrations += 1
         self.epoch = reply.epoch
+        self.saw_revision(reply.epoch)
         self.ttl_s = reply.ttl_s
         self.term = max(self.term, reply.term)
         self._adopt_keys(reply.keys)
@@ -125,9 +128,14 @@ class Session:
         self.term = max(self.term, reply.term)
         self.link.learn(reply.coordinators)
         self.peers = {peer.node_id: peer for peer in reply.peers}
+        self.saw_revision(reply.revision)
         self._adopt_keys(reply.keys)
         if not reply.session_alive and epoch == self.epoch:
             self.end("a coordinator says that it was replaced or ran out")
+
+    def saw_revision(self, revision: int) -> None:
+        """The catalog has reached this revision."""
+        self.catalog_revision = max(self.catalog_revision, revision)
 
     def _adopt_keys(self, keys: Sequence[NodeKeys]) -> None:
         if keys:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import AccessMode
@@ -57,6 +58,9 @@ class MountedVolume:
         self.access: AccessMode = "readwrite"
         self.ready_epoch = 0  #: session epoch under which the volume's own extents are sealed and cut: it takes writes
         self.unknown_extents = 0
+        #: Why nothing may be written, cut or deleted here; reads go on. "": no reason.
+        self.safe_mode = ""
+        self._revision_noted_s = float("-inf")
         self.open_extents = 0
         self.lanes: dict[int, Lane] = {}
         self.streams: dict[int, StreamPool] = {}
@@ -85,13 +89,23 @@ class MountedVolume:
     async def _probe(self) -> None:
         try:
             await self.disk.probe()
+            await self._note_revision()
         except CopypoolError as exc:
             log.error("volume %s: the probe failed: %s", self.name, exc)
+
+    async def _note_revision(self) -> None:
+        """Keep the label's catalog revision young, so that a catalog that went back is recognised."""
+        if self.safe_mode or self.id < 0 or time.monotonic() - self._revision_noted_s < self.limits.label_revision_s:
+            return
+        await self.disk.raise_revision(self._session.catalog_revision)
+        self._revision_noted_s = time.monotonic()
 
     def refusal(self) -> str:
         """Why the volume takes no writes now; empty: it does."""
         if self._session.stopping:
             return "the node is stopping"
+        if self.safe_mode:
+            return f"safe mode: {self.safe_mode}"
         if not self._session.alive or self.ready_epoch != self._session.epoch:
             return "the node has no session with the coordinators yet"
         if self.access != "readwrite":
@@ -118,7 +132,8 @@ class MountedVolume:
             open_extents=self.open_extents,
             queued_bytes=sum(lane.queued_bytes for lane in self.lanes.values()),
             probe_age_ms=int(self.probe_age_s * 1000),
-            read_only=bool(self.disk.readonly_reason),
+            read_only=bool(self.disk.readonly_reason or self.safe_mode),
+            safe_mode=bool(self.safe_mode),
             unknown_extents=self.unknown_extents,
             extents=self.disk.extents,
             stored_bytes=self.disk.stored_bytes,
@@ -152,6 +167,9 @@ class MountedVolume:
             deadline_s=OPEN_S,
             give_up=lambda: not session.is_current(epoch),
         )
+        # Before the extent's file is there: a catalog that does not know this extent is older than its volume.
+        session.saw_revision(reply.revision)
+        await self.disk.raise_revision(reply.revision)
         header = ExtentHeader(session.cluster_id, reply.extent, reply.extent_class, epoch, session.clock.now_ms())
         file = await self.disk.create_extent(reply.extent, reply.generation, header)
         holding = self._holdings.add(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from copypool.protocol.errors import Fenced, NoSpace, OutcomeUnknown, Unavailable
-from copypool.protocol.internal import HeartbeatRequest, InventoryReport, SealCommand
+from copypool.protocol.internal import DropCommand, HeartbeatRequest, InventoryReport, SealCommand
 from copypool_node.disk import Disk
 from copypool_node.format import find_seal_footer
 from copypool_node.scanner import Scanner
@@ -74,6 +76,55 @@ async def test_a_group_that_was_written_but_never_committed_is_cut(
     async with running_node(tmp_path, coordinator) as node:
         assert sealed_length(node.extent_file(1), 1) == coordinator.extents[1].length
         assert (1, "lost") not in coordinator.files
+
+
+async def test_a_catalog_restored_from_an_older_state_cuts_nothing(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    old = b"o" * 3000
+    async with running_node(tmp_path, coordinator, crash=True, limits=quick_limits(label_revision_s=0.1)) as node:
+        kept = await node.put("old", old)
+        snapshot = (coordinator.revision, copy.deepcopy(coordinator.extents))
+        for number in range(5):
+            await node.put(f"new/{number}", os.urandom(3000))
+        file, volume = node.extent_file(1), node.node.volumes[0]
+        await eventually(
+            lambda: volume.disk.label.revision >= coordinator.revision, "the label knows the newest revision"
+        )
+        before = file.read_bytes()
+    coordinator.revision, coordinator.extents = snapshot
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(
+            lambda: bool(node.node.volumes and node.node.volumes[0].safe_mode), "the volume is in safe mode"
+        )
+        assert kept.segment is not None
+        assert (await node.get(kept.segment, kept.version))[1] == old, "what the catalog claims is served"
+        with pytest.raises(Unavailable, match="safe mode"):
+            await node.put("more", b"1")
+        with pytest.raises(Unavailable, match="takes no commands"):
+            await node.command("drop", DropCommand(coordinator.term, 1, node.volume, 1))
+        assert node.node.volumes[0].report().safe_mode
+    assert file.read_bytes() == before
+    assert not coordinator.extents[1].sealed
+
+
+async def test_an_extent_that_is_sealed_here_and_open_in_the_catalog_tells_that_the_catalog_is_older(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("old", b"1")
+        snapshot = copy.deepcopy(coordinator.extents)
+        await node.put("new", b"2")
+    async with running_node(tmp_path, coordinator) as node:
+        file = node.extent_file(1)
+        await eventually(lambda: bool(file.stat().st_mode & stat.S_ISVTX), "the extent is sealed")
+        before = file.read_bytes()
+    coordinator.extents = snapshot  # its revision has overtaken the label's
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(
+            lambda: bool(node.node.volumes and node.node.volumes[0].safe_mode), "the volume is in safe mode"
+        )
+    assert file.read_bytes() == before
 
 
 async def test_a_torn_tail_is_cut_at_the_next_start(tmp_path: Path, coordinator: FakeCoordinator) -> None:

@@ -252,6 +252,7 @@ class FakeCoordinator:
             [internal.Peer(node, f"n{node}", url) for node, url in self.urls.items()],
             [internal.VolumeDirective(one.volume, self.access.get(one.volume, "readwrite")) for one in body.volumes],
             [derive_node_keys(MASTER, body.node_id, 1)],
+            self.revision,
         )
 
     def _mount(self, body: internal.MountRequest) -> internal.MountReply:

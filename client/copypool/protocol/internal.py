@@ -88,6 +88,7 @@ class VolumeReport(Internal):
     stored_bytes: int
     access: AccessMode = "readwrite"  #: the access mode that the node has heard of
     read_only_reason: str = ""  #: why the node stopped writing to it
+    safe_mode: bool = False  #: it has seen a newer catalog than this one: nothing is written, cut or deleted there
 
 
 class ReadFault(Internal):
@@ -126,6 +127,7 @@ class HeartbeatReply(Internal):
     peers: list[Peer]
     volumes: list[VolumeDirective]
     keys: list[NodeKeys]
+    revision: int = 0  #: of the catalog, as far as this coordinator has seen it
 
 
 class MountRequest(Internal):
