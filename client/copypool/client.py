@@ -20,6 +20,7 @@ from copypool.bodies import Content
 from copypool.coordinators import Coordinators
 from copypool.deleting import delete_listed
 from copypool.insight import Insight
+from copypool.policies import Policies
 from copypool.profile import Profile, find_profile, load_profile
 from copypool.protocol.api import (
     LIST_MAX,
@@ -39,6 +40,7 @@ from copypool.protocol.api import (
     NamespaceSpec,
     NodeInfo,
     NodeList,
+    OnCopyFailure,
     PoolInfo,
     PoolList,
     StatReply,
@@ -97,6 +99,7 @@ class Client:
         self.reports = ReadReports(self._coordinators)
         self.segments = SegmentReader(self._transport, self.reports)
         self._reader = Reader(self._coordinators, self.segments)
+        self.policies = Policies(self._coordinators)  #: pools, volumes, namespaces' policies, maintenance
 
     @classmethod
     async def connect(
@@ -382,13 +385,19 @@ class Client:
         name: str,
         *,
         primary_pool: str = "primary",
-        copy_pools: Sequence[str] = ("copy",),
+        copy_pools: Sequence[str] | None = None,
         ack: AckRule = "primary",
+        on_copy_failure: OnCopyFailure = "continue",
+        quota_bytes: int = 0,
     ) -> NamespaceInfo:
-        """Make a namespace and set where its bytes go. `Conflict` when the name is taken."""
-        for pool in (primary_pool, *copy_pools):
+        """Make a namespace and set where its bytes go; without `copy_pools`, where its primary pool says.
+
+        `quota_bytes` 0 is none. `Conflict` when the name is taken.
+        """
+        for pool in (primary_pool, *(copy_pools or ())):
             check_name(pool, "pool")
-        spec = NamespaceSpec(check_name(name, "namespace"), primary_pool, [*copy_pools], ack)
+        pools = None if copy_pools is None else [*copy_pools]
+        spec = NamespaceSpec(check_name(name, "namespace"), primary_pool, pools, ack, on_copy_failure, quota_bytes)
         return await self._coordinators.call("namespace_create", spec, NamespaceInfo, repeatable=False)
 
     async def token_create(

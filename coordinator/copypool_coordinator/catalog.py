@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from copypool.protocol.api import AccessMode, AckRule, ListEntry, LocationState, NamespaceInfo, NamespaceSpec, PoolType
+from copypool.protocol.api import AccessMode, ListEntry, LocationState, NamespaceInfo, NamespaceSpec, PoolType
 from copypool.protocol.internal import (
     CommitReply,
     CommitRequest,
@@ -28,6 +28,7 @@ from copypool.protocol.internal import (
     SealReply,
     VerifyReport,
 )
+from copypool.protocol.policies import PoolSpec
 from copypool_coordinator.admin import Admin
 from copypool_coordinator.committing import Commits
 from copypool_coordinator.core import ClusterClock, Core, LeaderGuard
@@ -38,6 +39,7 @@ from copypool_coordinator.etcd import Etcd
 from copypool_coordinator.events import EventLog
 from copypool_coordinator.extents import ChooseTwin, Extents, Opened
 from copypool_coordinator.placed import Placed, VerifyOutcome
+from copypool_coordinator.policies import Policies
 from copypool_coordinator.rows import EventRow, FileRow, LeaderRow, Location, NodeRow, PoolRow, TokenRow, VolumeRow
 from copypool_coordinator.sessions import Registered, Sessions
 from copypool_coordinator.sweeping import Sweeping
@@ -74,7 +76,8 @@ class Catalog:
         self._placed = Placed(self._core, self._extents)
         self._commits = Commits(self._core, self._extents, self.counters)
         self._directory = Directory(self._core)
-        self._admin = Admin(self._core, self._extents)
+        self.policies = Policies(self._core, self._extents)
+        self._admin = Admin(self._core, self.policies)
         self._sweeping = Sweeping(self._core)
         self._events = EventLog(self._core)
 
@@ -260,16 +263,12 @@ class Catalog:
         )
 
     async def create_pool(self, name: str, pool_type: PoolType) -> PoolRow:
-        """The pool, made if it is not there. `Conflict` when it has the other type."""
-        return await self._admin.create_pool(name, pool_type)
-
-    async def ensure_class(self, primary_pool: int, copy_pools: Sequence[int], ack: AckRule) -> int:
-        """The id of the class; equal classes have one id."""
-        return await self._admin.ensure_class(primary_pool, copy_pools, ack)
+        """The pool, made with the default settings if it is not there. `Conflict` when it has others."""
+        return await self.policies.create_pool(PoolSpec(name, pool_type))
 
     async def create_namespace(self, spec: NamespaceSpec) -> NamespaceInfo:
         """A new namespace. `Conflict` when the name is taken with another policy; the same policy is recognised."""
-        return await self._admin.create_namespace(spec)
+        return await self.policies.create_namespace(spec)
 
     async def create_token(self, token_sha256: bytes, row: TokenRow) -> None:
         """A new client token. `Conflict` when its name is taken."""
@@ -281,7 +280,7 @@ class Catalog:
 
     async def set_volume_access(self, volume: str, access: AccessMode) -> VolumeRow:
         """Set the access mode; open extents are sealed before it returns unless writing stays allowed (A10)."""
-        return await self._admin.set_volume_access(volume, access)
+        return await self.policies.set_volume_access(volume, access)
 
     async def set_node_away(self, node_id: int, away_since_ms: int, leader: LeaderGuard) -> None:
         """Note since when a node is away; 0: it is back."""

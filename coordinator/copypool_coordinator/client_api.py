@@ -74,8 +74,6 @@ class ClientApi:
             "pools": Verb(api.Empty, Role.operator, self._pools),
             "damaged": Verb(api.Empty, Role.operator, self._damaged),
             "events": Verb(api.EventsRequest, Role.operator, self._events),
-            "namespaces": Verb(api.Empty, Role.reader, self._namespaces),
-            "namespace_create": Verb(api.NamespaceSpec, Role.admin, self._namespace_create),
             "token_create": Verb(api.TokenSpec, Role.admin, self._token_create),
             "token_revoke": Verb(api.TokenRevoke, Role.admin, self._token_revoke),
         }
@@ -271,38 +269,6 @@ class ClientApi:
         return api.EventsReply(events, events[-1].id if len(events) == body.limit else "")
 
     # -- administration ----------------------------------------------------------------------------
-    async def _namespaces(self, principal: Principal, _: api.Empty) -> api.NamespaceList:
-        principal.require(Role.reader)
-        items = []
-        for name, namespace in sorted(self._view.namespaces.items()):
-            known = self._view.classes.get(namespace.row.class_id)
-            if known is None or namespace.row.state != "live" or principal.namespace not in ("", name):
-                continue
-            extent_class = known.row
-            items.append(
-                api.NamespaceInfo(
-                    name=name,
-                    id=namespace.row.id,
-                    primary_pool=self._pool_name(extent_class.primary_pool),
-                    copy_pools=[self._pool_name(pool) for pool in extent_class.copy_pools],
-                    ack=extent_class.ack,
-                )
-            )
-        return api.NamespaceList(items)
-
-    def _pool_name(self, pool_id: int) -> str:
-        pool = self._view.pools_by_id.get(pool_id)
-        return pool.name if pool is not None else str(pool_id)
-
-    async def _namespace_create(self, _: Principal, body: api.NamespaceSpec) -> api.NamespaceInfo:
-        check_name(body.name, "namespace")
-        check_name(body.primary_pool, "pool name")
-        for pool in body.copy_pools:
-            check_name(pool, "pool name")
-        if len(set(body.copy_pools)) != len(body.copy_pools) or len(body.copy_pools) > 8:
-            raise Invalid("copy_pools names at most 8 different pools")
-        return await self._catalog.create_namespace(body)
-
     async def _token_create(self, _: Principal, body: api.TokenSpec) -> api.TokenReply:
         check_name(body.name, "token name")
         check_prefix(body.prefix)

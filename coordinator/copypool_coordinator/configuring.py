@@ -38,6 +38,7 @@ def describe(view: ClusterView) -> Configuration:
                 pool_names.get(entry.row.primary_pool, ""),
                 [pool_names.get(pool, "") for pool in entry.row.copy_pools],
                 entry.row.ack,
+                entry.row.on_copy_failure,
             )
             for entry in classes
         ],

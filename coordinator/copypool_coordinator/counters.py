@@ -41,6 +41,7 @@ class Counters:
         self._files = 0
         self._bytes = 0
         self._dead: dict[int, tuple[int, int]] = {}
+        self._namespaces: dict[int, tuple[int, int]] = {}
 
     def add(self, effects: Effects) -> None:
         """Count a landed group."""
@@ -49,6 +50,7 @@ class Counters:
         for extent, size in effects.dead:
             records, dead_bytes = self._dead.get(extent, (0, 0))
             self._dead[extent] = (records + 1, dead_bytes + size)
+        self._namespaces = _merged(self._namespaces, effects.namespaces)
 
     def totals(self) -> tuple[int, int, int]:
         """Files, bytes, and the cluster time of the newest flush (0: nothing was ever flushed)."""
@@ -56,6 +58,17 @@ class Counters:
         files = sum(row.files for row in known)
         payload_bytes = sum(row.payload_bytes for row in known)
         return files, payload_bytes, max((row.as_of_ms for row in known), default=0)
+
+    def of_namespace(self, namespace: int) -> tuple[int, int, int]:
+        """Files and bytes of a namespace, this coordinator's newest included, and the time of the newest flush.
+
+        What other coordinators have not flushed is missing: up to one flush interval.
+        """
+        known = [each.row for each in self._core.view.counters.values()]
+        sums = [row.namespaces.get(namespace, (0, 0)) for row in known]
+        sums.append(self._namespaces.get(namespace, (0, 0)))
+        as_of_ms = max((row.as_of_ms for row in known), default=0)
+        return max(0, sum(files for files, _ in sums)), max(0, sum(size for _, size in sums)), as_of_ms
 
     def start(self) -> None:
         """Flush every few seconds until `close`."""
@@ -85,21 +98,28 @@ class Counters:
         An unknown outcome is counted as applied: sums may then miss a few seconds, but never count twice.
         """
         async with self._flushing:
-            if not (self._files or self._bytes or self._dead):
+            if not (self._files or self._bytes or self._dead or self._namespaces):
                 return
-            files, payload_bytes, dead = self._files, self._bytes, self._dead
+            files, payload_bytes, dead, namespaces = self._files, self._bytes, self._dead, self._namespaces
             self._clear()
             try:
-                await self._add_to_row(files, payload_bytes, dead)
+                await self._add_to_row(files, payload_bytes, dead, namespaces)
             except OutcomeUnknown:
                 raise
             except (CopypoolError, asyncio.CancelledError):
                 self._files += files
                 self._bytes += payload_bytes
                 self._dead = _merged(self._dead, dead)
+                self._namespaces = _merged(self._namespaces, namespaces)
                 raise
 
-    async def _add_to_row(self, files: int, payload_bytes: int, dead: dict[int, tuple[int, int]]) -> None:
+    async def _add_to_row(
+        self,
+        files: int,
+        payload_bytes: int,
+        dead: dict[int, tuple[int, int]],
+        namespaces: dict[int, tuple[int, int]],
+    ) -> None:
         key = keys.named(keys.COUNTERS, self._core.name)
         kv = await self._core.etcd.get(key)
         for _ in range(ROUNDS_MAX):
@@ -110,6 +130,7 @@ class Counters:
                 before.payload_bytes + payload_bytes,
                 self._core.now_ms(),
                 _bounded(_merged(before.dead, dead)),
+                _merged(before.namespaces, namespaces),
             )
             revision = kv.mod_revision if kv is not None else 0
             answer = await self._core.etcd.txn([mod_equals(key, revision)], [put(key, rows.encode(after))], [get(key)])

@@ -52,9 +52,16 @@ class Effects:
     payload_bytes: int = 0
     dead: list[tuple[int, int]] = field(default_factory=list)  #: (extent, payload bytes) per dead record
     finished_uploads: list[tuple[int, bytes, int]] = field(default_factory=list)  #: (namespace, upload, parts)
+    namespaces: dict[int, tuple[int, int]] = field(default_factory=dict)  #: namespace -> (files, bytes)
 
-    def replace(self, row: FileRow | None, size: int | None) -> None:
+    def replace(self, namespace: int, row: FileRow | None, size: int | None) -> None:
         """Count that `row` gives way to a file of this size, or to none."""
+        files, payload_bytes = self.files, self.payload_bytes
+        self._replace(row, size)
+        before = self.namespaces.get(namespace, (0, 0))
+        self.namespaces[namespace] = (before[0] + self.files - files, before[1] + self.payload_bytes - payload_bytes)
+
+    def _replace(self, row: FileRow | None, size: int | None) -> None:
         if row is not None and is_live(row):
             self.files -= 1
             self.payload_bytes -= row.size
@@ -206,7 +213,7 @@ class Draft:
                 return EntryResult("invalid", 0, wrong), []
             ops.append(delete(own[1]))
             self.effects.finished_uploads.append((entry.namespace, entry.upload, len(entry.segments)))
-        self.effects.replace(row, None if entry.kind == "tombstone" else entry.size)
+        self.effects.replace(entry.namespace, row, None if entry.kind == "tombstone" else entry.size)
         return None, ops
 
     def _parts_wrong(self, index: int, entry: CommitEntry, guard: bytes) -> str:

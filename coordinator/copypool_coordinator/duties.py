@@ -27,6 +27,7 @@ from copypool_coordinator.performing import Performer
 from copypool_coordinator.policy import Memory, Policy
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.reports import Reports
+from copypool_coordinator.rewriting import Rewriting
 from copypool_coordinator.rows import EventRow, Location
 from copypool_coordinator.runner import Runner
 from copypool_coordinator.sampling import OpenSample
@@ -113,6 +114,8 @@ class Duties:
         async with asyncio.TaskGroup() as group:
             group.create_task(runner.run(), name="controllers")
             group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
+            rewriting = Rewriting(self._catalog, performer, self._chronicle, guard)
+            group.create_task(rewriting.run(), name="rewriting of policies")
             group.create_task(ConfigurationKeeper(self._catalog, self._link, guard).run(), name="configuration")
 
     async def _recall(self, since_ms: int) -> Sequence[tuple[str, EventRow]]:

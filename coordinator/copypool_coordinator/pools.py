@@ -1,32 +1,22 @@
-"""Pools and classes: rows that are made once and never change. Making one that is there finds it."""
+"""Pools and classes: made under their key once. Making one that is there finds it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from msgspec.structs import replace
 
-from copypool.protocol.api import AckRule, PoolType
-from copypool.protocol.errors import Conflict, Invalid, OutcomeUnknown, Overloaded
+from copypool.protocol.api import PoolType
+from copypool.protocol.errors import Conflict, Invalid
 from copypool_coordinator import keys, rows
-from copypool_coordinator.core import ROUNDS_MAX
-from copypool_coordinator.etcd import Etcd, KeyValue, create_equals, get, put
+from copypool_coordinator.etcd import Etcd
 from copypool_coordinator.ids import take_ids
-from copypool_coordinator.rows import FORMAT, ClassRow, PoolRow, R
+from copypool_coordinator.namedrows import ensure_row
+from copypool_coordinator.rows import FORMAT, ClassRow, PoolRow
 
 
-async def ensure_row(etcd: Etcd, key: bytes, row: R) -> tuple[R, KeyValue]:
-    """The row at `key`: this one if there was none, else the one that is there."""
-    for _ in range(ROUNDS_MAX):
-        try:
-            answer = await etcd.txn([create_equals(key, 0)], [put(key, rows.encode(row)), get(key)], [get(key)])
-        except OutcomeUnknown:
-            continue
-        kv = answer.responses[-1][0]
-        return rows.decode(kv.value, type(row)), kv
-    raise Overloaded("etcd does not tell whether it wrote a row: repeat")
-
-
-async def ensure_pool(etcd: Etcd, name: str, pool_type: PoolType) -> PoolRow:
-    """The pool of this name.
+async def ensure_pool(
+    etcd: Etcd, name: str, pool_type: PoolType, settings: PoolRow | None = None
+) -> tuple[PoolRow, int]:
+    """The pool of this name and its revision; made with these settings if it is not there.
 
     Raises:
         Conflict: it has the other type.
@@ -36,25 +26,32 @@ async def ensure_pool(etcd: Etcd, name: str, pool_type: PoolType) -> PoolRow:
     if kv is not None:
         row = rows.decode(kv.value, PoolRow)
     else:
-        row, _ = await ensure_row(etcd, key, PoolRow(FORMAT, (await take_ids(etcd, "pool"))[0], pool_type))
+        wanted = settings or PoolRow(FORMAT, 0, pool_type)
+        row, kv = await ensure_row(etcd, key, replace(wanted, id=(await take_ids(etcd, "pool"))[0]))
     if row.type != pool_type:
         raise Conflict(f"the pool {name!r} is a {row.type} pool")
-    return row
+    return row, kv.mod_revision
 
 
-async def ensure_class(etcd: Etcd, primary_pool: int, copy_pools: Sequence[int], ack: AckRule) -> ClassRow:
-    """The class of these three; the order of copy pools is no difference.
+async def ensure_class(etcd: Etcd, wanted: ClassRow) -> tuple[ClassRow, int]:
+    """The class like this one, whatever its id, and its revision. The order of copy pools is no difference.
+
+    What happens when no copy can be written says something only beside the ack rule `copy`.
 
     Raises:
         Invalid: a pool is named twice.
     """
-    copies = sorted(copy_pools)
-    if len({primary_pool, *copies}) != 1 + len(copies):
+    copies = sorted(wanted.copy_pools)
+    if len({wanted.primary_pool, *copies}) != 1 + len(copies):
         raise Invalid("a class names each pool once")
-    key = keys.named(keys.CLASS, f"{primary_pool}/{','.join(map(str, copies))}/{ack}")
+    on_copy_failure = wanted.on_copy_failure if wanted.ack == "copy" else "continue"
+    text = f"{wanted.primary_pool}/{','.join(map(str, copies))}/{wanted.ack}"
+    key = keys.named(keys.CLASS, text if on_copy_failure == "continue" else f"{text}/{on_copy_failure}")
     kv = await etcd.get(key)
     if kv is not None:
-        return rows.decode(kv.value, ClassRow)
+        return rows.decode(kv.value, ClassRow), kv.mod_revision
     class_id = (await take_ids(etcd, "class"))[0]
-    row, _ = await ensure_row(etcd, key, ClassRow(FORMAT, class_id, primary_pool, copies, ack))
-    return row
+    row, kv = await ensure_row(
+        etcd, key, replace(wanted, id=class_id, copy_pools=copies, on_copy_failure=on_copy_failure)
+    )
+    return row, kv.mod_revision

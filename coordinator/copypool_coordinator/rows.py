@@ -41,6 +41,7 @@ class NamespaceRow(Row):
     quota_bytes: int = 0  #: of its files' sizes; soft, checked when a lease is asked for; 0: none
     past_classes: list[int] = []  #: classes of older extents that may hold its records
     rewrite: bool = False  #: extents of past classes are to get the present one
+    class_since_ms: int = 0  #: when the class changed last; leases given out before live on for a minute; 0: never
 
 
 class ClassRow(Row):

@@ -131,7 +131,7 @@ class Sessions:
             Fenced: the session is over.
         """
         check_name(request.name, "volume name")
-        pool = (await ensure_pool(self._core.etcd, check_name(request.pool, "pool name"), request.pool_type)).id
+        pool = (await ensure_pool(self._core.etcd, check_name(request.pool, "pool name"), request.pool_type))[0].id
         key = keys.named(keys.VOLUME, request.name)
         guard = session_guard(request.node_id, request.epoch)
         reads = [get(guard.compare.key), get(key)]
@@ -205,6 +205,8 @@ def _is_repeat(row: VolumeRow, request: MountRequest) -> bool:
 
 
 def _claimed(row: VolumeRow, request: MountRequest, pool: int) -> VolumeRow:
+    if not row.uuid:
+        return _claimed_first(row, request, pool)
     if row.uuid != request.uuid:
         raise Conflict(f"volume {request.name!r} is another disk: its label has another uuid")
     if row.pool != pool:
@@ -217,6 +219,22 @@ def _claimed(row: VolumeRow, request: MountRequest, pool: int) -> VolumeRow:
     return replace(
         row, node=request.node_id, epoch=request.label_epoch, session=request.epoch, claim=request.nonce
     )  # fmt: skip
+
+
+def _claimed_first(row: VolumeRow, request: MountRequest, pool: int) -> VolumeRow:
+    """The row of a volume that was defined and is mounted for the first time: what was set stays."""
+    if row.pool != pool:
+        raise Conflict(f"volume {request.name!r} is defined in another pool than its label says")
+    if row.node and row.node != request.node_id:
+        raise Conflict(f"volume {request.name!r} is defined for another node")
+    first = _first_claim(row.id, request, pool)
+    return replace(
+        first,
+        access=row.access,
+        location_text=row.location_text,
+        limit_bytes=row.limit_bytes,
+        access_since_ms=row.access_since_ms,
+    )
 
 
 def _first_claim(volume_id: int, request: MountRequest, pool: int) -> VolumeRow:

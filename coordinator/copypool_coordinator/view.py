@@ -82,6 +82,7 @@ class ClusterView:
         self.processes: dict[str, Versioned[ProcessRow]] = {}
         self.extents: dict[int, Versioned[ExtentRow]] = {}
         self.extents_by_volume: defaultdict[int, set[int]] = defaultdict(set)
+        self.extents_by_class: defaultdict[int, set[int]] = defaultdict(set)
         #: open extents by the volumes that they are appended to: their writer's, and their live twin's
         self.open_by_volume: defaultdict[int, set[int]] = defaultdict(set)
         #: fence paths of a namespace, sorted; code point order of paths is byte order of keys
@@ -264,6 +265,7 @@ class ClusterView:
         if before is not None:
             self._unindex(extent_id, before.row)
         self.extents[extent_id] = extent
+        self.extents_by_class[extent.row.class_id].add(extent_id)
         for location in extent.row.locations:
             self.extents_by_volume[location.volume].add(extent_id)
         for volume in _appended_to(extent.row):
@@ -277,6 +279,7 @@ class ClusterView:
             self.dirty.add(extent_id)
 
     def _unindex(self, extent_id: int, row: ExtentRow) -> None:
+        self.extents_by_class[row.class_id].discard(extent_id)
         for location in row.locations:
             self.extents_by_volume[location.volume].discard(extent_id)
         for volume in _appended_to(row):

@@ -1,0 +1,66 @@
+"""Which class an older extent may be given when a namespace's policy has changed. Pure.
+
+An extent holds records of one class, perhaps of several namespaces. It may get another class when that differs in
+nothing but copy pools and ack rule, so that no byte has to leave its primary volumes, and when every namespace with a
+record in it has that class now. The bytes themselves are then copied and dropped by the controllers, which see an
+extent off policy and nothing else. Extents that are shared with a namespace of another policy stay as they are: their
+records have to be rewritten one by one, which is the work of reclaiming.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from copypool_coordinator.locations import OTHERS
+from copypool_coordinator.rows import ExtentRow
+from copypool_coordinator.view import ClusterView
+
+
+class Verdict(NamedTuple):
+    """Whether an extent may get a class."""
+
+    moves_primary: bool  #: it would have to move to another primary pool
+    others: frozenset[int]  #: namespaces of another class with records in it; `OTHERS`: not known which
+
+    @property
+    def possible(self) -> bool:
+        """Whether the class can simply be changed, once the extent is sealed."""
+        return not self.moves_primary and not self.others
+
+
+def held_bytes(row: ExtentRow, namespace: int) -> int | None:
+    """Payload bytes that this namespace put into the extent; None when it has nothing there for certain.
+
+    Of an open extent that was not sealed yet, and of one written by an older version, nothing is known: 0.
+    """
+    if row.open or (row.records and not row.shares):
+        return 0
+    for share in row.shares:
+        if share.namespace == namespace:
+            return share.payload_bytes
+    return 0 if any(share.namespace == OTHERS for share in row.shares) else None
+
+
+def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:
+    """Whether this extent may get the class."""
+    before, after = view.classes.get(row.class_id), view.classes.get(class_id)
+    if before is None or after is None or before.row.primary_pool != after.row.primary_pool:
+        return Verdict(True, frozenset())
+    return Verdict(False, frozenset(_holders(view, row) - _of_class(view, class_id)))
+
+
+def _holders(view: ClusterView, row: ExtentRow) -> set[int]:
+    """Live namespaces that may have records in the extent."""
+    named = {share.namespace for share in row.shares}
+    if not row.open and row.shares and OTHERS not in named:
+        return {each for each in named if each in view.namespaces_by_id}
+    # Not known by name: every namespace that has ever written extents of this class.
+    return {
+        entry.row.id
+        for entry in view.namespaces.values()
+        if row.class_id == entry.row.class_id or row.class_id in entry.row.past_classes
+    }
+
+
+def _of_class(view: ClusterView, class_id: int) -> set[int]:
+    return {entry.row.id for entry in view.namespaces.values() if entry.row.class_id == class_id}
