@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from copypool.protocol.api import (
@@ -18,12 +19,12 @@ from copypool.protocol.api import (
     WaitCopied,
 )
 from copypool.protocol.errors import CatalogDown, CopypoolError, Unavailable
-from copypool_coordinator import keys, status, waiting
+from copypool_coordinator import keys, orders, status, waiting
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.leader import Leader
-from copypool_coordinator.offpolicy import OffPolicy
-from copypool_coordinator.policy import Policy, brake, places
+from copypool_coordinator.offpolicy import Mark, OffPolicy
+from copypool_coordinator.policy import Facts, Memory, Policy, brake, places
 from copypool_coordinator.rows import OpenRow
 from copypool_coordinator.sampling import OpenSample
 from copypool_coordinator.status import StatusFacts
@@ -113,6 +114,33 @@ class Overview:
             raise Unavailable(f"{facts.pending} changed extents were not looked at yet: repeat")
         marks = request.marks or waiting.take_marks(self._view, facts.marks, self._sample.rows)
         return waiting.reply(waiting.unreached(self._view, marks, facts.places, self._sample.rows), facts.marks)
+
+    async def planning(self, *, catch_up: bool = False) -> tuple[Facts, Mapping[int, Mark]]:
+        """What the controllers would go by now, with a chooser that knows no place, and all marks.
+
+        With `catch_up` everything committed before the call is in it.
+
+        Raises:
+            CatalogDown: the committed lengths of open extents cannot be read.
+            Unavailable: memory lags.
+        """
+        if catch_up:
+            await self.caught_up(_CAUGHT_UP_S)
+        facts = await self.gather(0.0 if catch_up else _FRESH_S)
+        if not facts.sampled:
+            raise CatalogDown("etcd does not tell how long the open extents are")
+        if catch_up and facts.pending:
+            raise Unavailable(f"{facts.pending} changed extents were not looked at yet: repeat")
+        found = Facts(
+            policy=self._policy,
+            places=facts.places,
+            opened=self._sample.rows,
+            memory=Memory(),
+            choose=lambda row, pool: None,
+            brake=facts.brake,
+            orders=orders.gather(self._view),
+        )
+        return found, facts.marks
 
     async def caught_up(self, timeout_s: float) -> None:
         """Return once memory knows every extent in which something was committed before the call.

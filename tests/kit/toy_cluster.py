@@ -60,6 +60,9 @@ class ToyCluster:
         self.memory = Memory()
         self.opened: dict[int, OpenRow] = {}
         self.bytes_on: dict[LocationKey, int] = {}  #: what is on the disks, whatever the rows say
+        self.pulled_bytes = 0
+        self.avoided: frozenset[int] = frozenset()  #: volumes that are not chosen as destinations
+        self.rotten: set[tuple[int, int]] = set()  #: (extent, volume) that a verify will find bad
         self.history: list[Action] = []
         self.checks: list[Callable[[], None]] = []
         self._revision = 0
@@ -170,13 +173,16 @@ class ToyCluster:
 
     def _choose(self, row: ExtentRow, pool: int) -> int | None:
         known = places(self.view)
+        avoid = self.avoided | orders.gather(self.view).crowded
         taken = {
             known[each.volume].node
             for each in row.locations
             if not known[each.volume].destroyed and not known[each.volume].leaving
         }
         free = [
-            each.volume for each in known.values() if each.pool == pool and each.writable and each.node not in taken
+            each.volume
+            for each in known.values()
+            if each.pool == pool and each.writable and each.node not in taken and each.volume not in avoid
         ]
         return min(free, default=None)
 
@@ -244,6 +250,7 @@ class ToyCluster:
         self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed))
         best = max((source.length for source in action.sources), default=0)
         length = max(location.length, min(action.up_to, best))
+        self.pulled_bytes += length - location.length
         self.bytes_on[key] = length
         self.put_extent(
             key.extent,
@@ -265,6 +272,9 @@ class ToyCluster:
         if location is None or not self.view.node_up(action.node):
             return
         self.memory.note_verify(key, Told(self.now_ms, action.epoch, action.length, action.sealed))
+        if (key.extent, key.volume) in self.rotten:
+            self.put_extent(key.extent, locations.marked(row, location, "damaged", "rotten", self.now_ms))
+            return
         self.put_extent(key.extent, locations.verified(row, location, action.length, b"digest", self.now_ms))
 
     def _begin_drop(self, action: BeginDrop) -> None:
@@ -289,6 +299,11 @@ class ToyCluster:
             dropping.state = "dropping"
             dropping.changed_ms = self.now_ms
             self.put_extent(key.extent, new)
+
+    def perform_all(self, actions: Iterable[Action]) -> None:
+        """One after the other."""
+        for action in actions:
+            self.perform(action)
 
     def settle(self, rounds: int = 20, step_ms: int = 100) -> None:
         """Plan and perform until nothing is left to do, or fail."""

@@ -76,7 +76,7 @@ def look(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proces
     if not items and not after.moves:
         return _ended(after, "done", [], now_ms)
     progressed = (after.done_extents, after.done_bytes) != (row.done_extents, row.done_bytes)
-    if progressed and not row.stuck_since_ms:
+    if not items or (progressed and not row.stuck_since_ms):
         return after
     obstacles = Obstacles(view, facts)
     found = [(one, obstacles.of(row.verb, one)) for one in items]

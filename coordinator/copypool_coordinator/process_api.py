@@ -1,0 +1,213 @@
+"""`POST /rpc/process_*`: long jobs, asked for by operators. Any coordinator answers; only the leader does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from copypool.protocol import processes
+from copypool.protocol.errors import Conflict, Invalid, NotFound, TooLarge
+from copypool.protocol.names import check_name, check_prefix
+from copypool.protocol.processes import Preview, ProcessInfo, ProcessRequest, SkippedEntry
+from copypool.protocol.tokens import Principal, Role
+from copypool_coordinator import starting
+from copypool_coordinator.auth import Auth
+from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.choosing import chooser
+from copypool_coordinator.controllers.processes import look
+from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.offpolicy import Mark
+from copypool_coordinator.overview import Overview
+from copypool_coordinator.policy import Facts
+from copypool_coordinator.rows import FORMAT, EventRow, FileFlag, ProcessRow
+from copypool_coordinator.starting import EXTENTS_MAX, Plan
+from copypool_coordinator.verbs import Verb, routes
+
+_PAGE = 1000
+LIST_MAX = 1000
+
+
+class ProcessApi:
+    """Handlers of the verbs that are processes."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        auth: Auth,
+        overview: Overview,
+        heartbeats: Heartbeats,
+        *,
+        body_bytes: int,
+    ) -> None:
+        self._catalog = catalog
+        self._view = catalog.view
+        self._auth = auth
+        self._overview = overview
+        self._heartbeats = heartbeats
+        self._body_bytes = body_bytes
+
+    def routes(self) -> dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]:
+        """Path -> handler."""
+        verbs = {
+            "process_start": Verb(ProcessRequest, Role.operator, self._start),
+            "process_preview": Verb(ProcessRequest, Role.operator, self._preview),
+            "processes": Verb(processes.ProcessListRequest, Role.operator, self._list),
+            "process": Verb(processes.ProcessAsk, Role.operator, self._show),
+            "process_cancel": Verb(processes.ProcessAsk, Role.operator, self._cancel),
+            "volume_release": Verb(processes.ReleaseRequest, Role.operator, self._release),
+        }
+        return routes(verbs, self._auth, self._catalog.now_ms, self._body_bytes)
+
+    # -- starting ----------------------------------------------------------------------------------
+    async def _preview(self, principal: Principal, body: ProcessRequest) -> Preview:
+        plan, facts, marks = await self._prepared(principal, body)
+        return starting.preview(self._view, facts, marks, plan)
+
+    async def _start(self, principal: Principal, body: ProcessRequest) -> ProcessInfo:
+        running = sum(entry.row.state == "running" for entry in self._view.processes.values())
+        if running >= processes.RUNNING_MAX:
+            raise Conflict(f"{running} processes run: wait, or cancel one")
+        plan, facts, marks = await self._prepared(principal, body)
+        found = starting.preview(self._view, facts, marks, plan)
+        row = plan.row
+        self._refuse_twins(row)
+        if found.dies_extents and not body.force:
+            lost = ", ".join(str(entry.extent) for entry in found.blocked[:10])
+            raise Conflict(
+                f"{found.dies_extents} extents would lose their last good location with volume {body.volume!r} "
+                f"({lost}{' and more' if found.dies_extents > 10 else ''}): `restore` or `move data` first, "
+                "or --force with the volume's name",
+                dies_extents=found.dies_extents,
+            )
+        row.total_extents, row.total_bytes = found.extents, found.bytes
+        row.updated_ms = row.created_ms
+        process = self._catalog.jobs.new_id(row.created_ms)
+        row = await self._catalog.jobs.start(process, row, access=plan.access, intent=plan.intent)
+        await self._tell(principal, "ProcessStarted", f"{process}: {row.verb} of {row.what}")
+        return _info(process, row, row, self._catalog.now_ms())
+
+    def _refuse_twins(self, row: ProcessRow) -> None:
+        """The same thing is not done twice at a time; different ones are safe beside each other."""
+        for name, entry in self._view.processes.items():
+            other = entry.row
+            if other.state != "running" or other.verb != row.verb or other.cancelled_by:
+                continue
+            if row.verb == "rebalance" or (other.what == row.what and other.pools == row.pools):
+                raise Conflict(f"process {name} does that already: `copypool process show {name}`", process=name)
+
+    async def _prepared(self, principal: Principal, body: ProcessRequest) -> tuple[Plan, Facts, Mapping[int, Mark]]:
+        plan = starting.draft(self._view, body, principal.name, self._catalog.now_ms())
+        if body.namespace:
+            await self._take_extents(principal, body, plan.row)
+        facts, marks = await self._overview.planning(catch_up=body.verb in ("backup", "restore"))
+        if body.verb == "backup":
+            starting.take_marks(self._view, plan.row, facts.opened)
+        elif body.verb == "rebalance":
+            starting.take_surplus(self._view, facts, plan.row, self._sizes())
+        leaving = plan.row.volumes if plan.intent or plan.access else ()
+        loads = self._heartbeats.loads(time.monotonic())
+        facts.choose = chooser(self._view, loads, facts.orders, leaving)
+        return plan, starting.granted(facts, plan), marks
+
+    def _sizes(self) -> dict[int, tuple[int, int]]:
+        loads = self._heartbeats.loads(time.monotonic())
+        return {
+            volume: (load.report.total_bytes - load.report.free_bytes, load.report.total_bytes)
+            for volume, load in loads.items()
+        }
+
+    async def _take_extents(self, principal: Principal, body: ProcessRequest, row: ProcessRow) -> None:
+        """The extents that the namespace's files are in, read page by page; exact per page."""
+        entry = self._view.namespaces.get(check_name(body.namespace, "namespace"))
+        if entry is None:
+            raise NotFound(f"there is no namespace {body.namespace!r}")
+        check_prefix(body.prefix)
+        found: set[int] = set()
+        after = ""
+        while True:
+            page, after = await self._catalog.scan(entry.row.id, body.prefix, after, _PAGE, principal.prefix)
+            for _, file in page:
+                found.add(file.record.extent)
+                found.update(segment.extent for segment in file.segments or ())
+                if file.flags & FileFlag.in_manifest:
+                    raise Invalid(
+                        "a file of more than 64 segments is below that prefix: restore its pool instead", path=_
+                    )
+            if len(found) > EXTENTS_MAX:
+                raise TooLarge(f"these files are in more than {EXTENTS_MAX} extents: restore the pool instead")
+            if not after:
+                break
+        row.extents = sorted(found)
+
+    # -- looking -----------------------------------------------------------------------------------
+    async def _list(self, _: Principal, body: processes.ProcessListRequest) -> processes.ProcessList:
+        if not 1 <= body.limit <= LIST_MAX:
+            raise Invalid(f"limit is 1 to {LIST_MAX}")
+        names = sorted(self._view.processes, reverse=True)
+        wanted = [name for name in names if not body.running or self._view.processes[name].row.state == "running"]
+        return processes.ProcessList([await self._described(name) for name in wanted[: body.limit]])
+
+    async def _show(self, _: Principal, body: processes.ProcessAsk) -> ProcessInfo:
+        return await self._described(body.id)
+
+    async def _described(self, process: str) -> ProcessInfo:
+        entry = self._view.processes.get(process)
+        if entry is None:
+            raise NotFound(f"there is no process {process!r}: see `copypool process list`")
+        row = now = entry.row
+        now_ms = self._catalog.now_ms()
+        if row.state == "running":
+            # Counted now: the row itself is written seldom.
+            facts, marks = await self._overview.planning()
+            loads = self._heartbeats.loads(time.monotonic())
+            facts.choose = chooser(self._view, loads, facts.orders)
+            now = look(self._view, facts, marks, row, now_ms)
+        return _info(process, row, now, now_ms)
+
+    async def _cancel(self, principal: Principal, body: processes.ProcessAsk) -> ProcessInfo:
+        row = await self._catalog.jobs.cancel(body.id, principal.name)
+        if row.state == "running":
+            await self._tell(principal, "ProcessCancelAsked", f"{body.id}: {row.verb} of {row.what}")
+        return _info(body.id, row, row, self._catalog.now_ms())
+
+    async def _release(self, principal: Principal, body: processes.ReleaseRequest) -> processes.ReleaseReply:
+        request = ProcessRequest("drain" if body.node else "move", volume=body.volume, node=body.node)
+        row = starting.draft(self._view, request, principal.name, self._catalog.now_ms()).row
+        released = await self._catalog.jobs.release(row.volumes)
+        if released:
+            await self._tell(principal, "VolumesReleased", f"{', '.join(released)} take bytes again")
+        return processes.ReleaseReply(released)
+
+    async def _tell(self, principal: Principal, kind: str, message: str) -> None:
+        event = EventRow(FORMAT, self._catalog.now_ms(), kind, principal.name, message)
+        await self._catalog.append_events([event])
+
+
+def _info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) -> ProcessInfo:
+    """`row` is what is written, `now` what was counted; that a process has ended is true once it is written."""
+    took_ms = max(1, (row.ended_ms or now_ms) - row.created_ms)
+    pace = now.done_bytes * 1000 / took_ms
+    remaining = now.total_bytes - now.done_bytes
+    running = row.state == "running"
+    waiting = "nothing of what is left can go on now" if running and now.stuck_since_ms else ""
+    return ProcessInfo(
+        id=process,
+        verb=row.verb,
+        what=row.what,
+        who=row.who,
+        state=row.state,
+        created_unix_s=row.created_ms / 1000,
+        ended_unix_s=row.ended_ms / 1000 if row.ended_ms else None,
+        total_extents=now.total_extents,
+        total_bytes=now.total_bytes,
+        done_extents=now.done_extents,
+        done_bytes=now.done_bytes,
+        bytes_per_s=pace,
+        eta_s=remaining / pace if running and pace > 0 else None,
+        outcome=row.outcome or waiting,
+        skipped=[SkippedEntry(each.extent, each.bytes, each.records, each.why) for each in row.skipped],
+        skipped_total=row.skipped_total,
+        found_damaged=now.found_total,
+    )

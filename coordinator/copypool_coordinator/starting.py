@@ -1,0 +1,261 @@
+"""From what an operator asks for to a process row, and what would come of it. Pure.
+
+The preview is made of the same functions that the process is counted by, on facts in which the request is already
+granted: its volumes given up, or emptied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from copypool.protocol.api import AccessMode
+from copypool.protocol.errors import Conflict, Invalid, NotFound
+from copypool.protocol.processes import SKIPPED_MAX, Preview, ProcessRequest, SkippedEntry, VolumeIntent
+from copypool_coordinator.offpolicy import Mark
+from copypool_coordinator.orders import Orders
+from copypool_coordinator.policy import Facts
+from copypool_coordinator.protection import VolumeFacts
+from copypool_coordinator.remaining import Left, Obstacles, dies, left, sources
+from copypool_coordinator.rows import FORMAT, OpenRow, ProcessRow
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+#: A volume that is fuller than the mean of its pool by less than this part of itself is left alone.
+REBALANCE_SLACK = 0.05
+EXTENTS_MAX = 20_000  #: of one restore of a namespace or prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A process to be started: its row, and what is set together with it."""
+
+    row: ProcessRow
+    access: AccessMode | None = None
+    intent: VolumeIntent | None = None
+    notes: tuple[str, ...] = ()
+
+
+def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> Plan:
+    """The row of a request, before anything is counted.
+
+    Raises:
+        Invalid: the request does not say what, or says too much.
+        NotFound: there is no such volume, node, pool.
+        Conflict: the volume is not in a state in which this can be done.
+    """
+    given = [name for name in ("volume", "node", "pool", "namespace") if getattr(request, name)]
+    if len(given) > 1:
+        raise Invalid(f"name one thing, not {' and '.join(given)}")
+    kind = given[0] if given else ""
+    allowed = {
+        "restore": ("volume", "node", "pool", "namespace"),
+        "audit": ("volume",),
+        "move": ("volume",),
+        "drain": ("node",),
+        "rebalance": ("", "pool"),
+        "delete": ("volume",),
+        "backup": ("pool",),
+    }[request.verb]
+    if kind not in allowed:
+        raise Invalid(f"{request.verb} takes {' or '.join(each or 'nothing' for each in allowed)}")
+    row = ProcessRow(FORMAT, request.verb, _what(request), who, now_ms, [], [], fix=request.fix)
+    if kind == "volume":
+        row.volumes = [_volume(view, request.volume)]
+    elif kind == "node":
+        row.volumes = _volumes_of(view, request.node)
+    elif kind == "pool":
+        row.pools = [_pool(view, request.pool)]
+    if request.verb == "restore" and row.volumes:
+        note = "the volumes are set `destroyed`: nothing is read there and nothing is erased"
+        return Plan(row, access="destroyed", notes=(note,))
+    if request.verb in ("move", "drain"):
+        note = "the volumes take no new bytes until they are released (`--end`); they are read until all is elsewhere"
+        return Plan(row, intent="drain", notes=(note,))
+    if request.verb == "delete":
+        return _delete(view, request, row)
+    if request.verb == "backup":
+        _backup(view, request, row)
+    return Plan(row)
+
+
+def _what(request: ProcessRequest) -> str:
+    for kind in ("volume", "node", "pool"):
+        if getattr(request, kind):
+            return f"{kind} {getattr(request, kind)}"
+    if request.namespace:
+        return f"namespace {request.namespace}" + (f" below {request.prefix!r}" if request.prefix else "")
+    return "all pools"
+
+
+def _volume(view: ClusterView, name: str) -> int:
+    entry = view.volumes.get(name)
+    if entry is None:
+        raise NotFound(f"there is no volume {name!r}: see `copypool volumes`")
+    return entry.row.id
+
+
+def _volumes_of(view: ClusterView, name: str) -> list[int]:
+    entry = view.nodes.get(name)
+    if entry is None:
+        raise NotFound(f"there is no node {name!r}: see `copypool nodes`")
+    volumes = sorted(view.volumes_by_node.get(entry.row.id, ()))
+    if not volumes:
+        raise Conflict(f"node {name!r} has no volumes")
+    return volumes
+
+
+def _pool(view: ClusterView, name: str) -> int:
+    entry = view.pools.get(name)
+    if entry is None:
+        raise NotFound(f"there is no pool {name!r}: see `copypool pools`")
+    return entry.row.id
+
+
+def _delete(view: ClusterView, request: ProcessRequest, row: ProcessRow) -> Plan:
+    entry = view.volumes[request.volume]
+    if request.force and request.force != request.volume:
+        raise Invalid(f"--force repeats the volume's name, which is {request.volume!r}")
+    held = len(view.extents_by_volume.get(entry.row.id, ()))
+    if held and not request.discard_data:
+        raise Conflict(
+            f"volume {request.volume!r} holds {held} extents: `move data` first, `restore` it if it is lost, "
+            "or --discard-data"
+        )
+    return Plan(row, intent="force" if request.force else "discard")
+
+
+def _backup(view: ClusterView, request: ProcessRequest, row: ProcessRow) -> None:
+    primary = row.pools[0]
+    if view.pools_by_id[primary].row.type != "primary":
+        raise Invalid(f"{request.pool!r} is a copy pool: a backup is of a primary pool")
+    wanted = {
+        pool for known in view.classes.values() if known.row.primary_pool == primary for pool in known.row.copy_pools
+    }
+    copies = [_pool(view, name) for name in request.to] or sorted(wanted)
+    for pool, name in zip(copies, request.to, strict=False):
+        if pool not in wanted:
+            raise Conflict(f"no namespace has its primary copies in {request.pool!r} and copies in {name!r}")
+    if not copies:
+        raise Conflict(f"no namespace asks for copies of what is in {request.pool!r}")
+    row.pools = [primary, *copies]
+
+
+def take_marks(view: ClusterView, row: ProcessRow, opened: Mapping[int, OpenRow]) -> None:
+    """Backup: remember what is committed now. `opened` must have been read after the request came."""
+    row.until_extent = max(view.extents, default=-1)
+    row.lengths = sorted((extent, sample.length) for extent, sample in opened.items())
+
+
+def take_surplus(view: ClusterView, facts: Facts, row: ProcessRow, sizes: Mapping[int, tuple[int, int]]) -> None:
+    """Rebalance: how many bytes are to go off which volumes. `sizes`: volume -> (used, total) bytes."""
+    pools = row.pools or sorted(view.pools_by_id)
+    for pool in pools:
+        members = [
+            volume
+            for volume, place in facts.places.items()
+            if place.pool == pool and place.writable and sizes.get(volume, (0, 0))[1] > 0
+        ]
+        total = sum(sizes[volume][1] for volume in members)
+        if len(members) < 2 or not total:
+            continue
+        mean = sum(sizes[volume][0] for volume in members) / total
+        for volume in members:
+            used, size = sizes[volume]
+            held = sum(
+                view.extents[extent].row.length
+                for extent in view.extents_by_volume.get(volume, ())
+                if not view.extents[extent].row.open
+            )
+            surplus = min(held, round(used - mean * size))
+            if surplus > REBALANCE_SLACK * size:
+                row.volumes.append(volume)
+                row.budget.append((volume, surplus))
+    row.total_bytes = sum(size for _, size in row.budget)
+
+
+def granted(facts: Facts, plan: Plan) -> Facts:
+    """The facts as they will be once the request is granted; their chooser must know of it already."""
+    places: dict[int, VolumeFacts] = dict(facts.places)
+    for volume in plan.row.volumes:
+        place = places.get(volume)
+        if place is None:
+            continue
+        if plan.access == "destroyed":
+            places[volume] = replace(place, up=False, counted=False, writable=False, destroyed=True)
+        elif plan.intent:
+            places[volume] = replace(place, writable=False, intent=plan.intent)
+    orders = facts.orders
+    if plan.row.verb == "restore" and not plan.row.volumes:
+        orders = Orders(
+            orders.audits,
+            orders.urgent_pools | set(plan.row.pools),
+            orders.urgent_extents | set(plan.row.extents),
+            orders.moves,
+            orders.crowded,
+        )
+    return replace(facts, places=places, orders=orders, standings={})
+
+
+def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Plan) -> Preview:
+    """What would come of it. `facts` are those of the granted request."""
+    row = plan.row
+    items = left(view, facts, marks, row)
+    obstacles = Obstacles(view, facts)
+    stuck: list[tuple[Left, str]] = []
+    for one in items:
+        obstacle = obstacles.of(row.verb, one)
+        if obstacle is not None:
+            stuck.append((one, obstacle.why))
+    blocked = {one.extent for one, _ in stuck}
+    size = row.total_bytes if row.verb == "rebalance" else sum(one.bytes for one in items)
+    notes = list(plan.notes)
+    if facts.brake:
+        notes.append(facts.brake)
+    if not items and not size:
+        notes.append(_nothing(row))
+    return Preview(
+        verb=row.verb,
+        what=row.what,
+        extents=len(items),
+        bytes=size,
+        records=sum(one.records for one in items),
+        sources=[] if row.verb in ("audit", "delete") else sources(view, facts, _able(items, blocked)),
+        blocked=[SkippedEntry(one.extent, one.bytes, one.records, why) for one, why in stuck[:SKIPPED_MAX]],
+        blocked_extents=len(stuck),
+        blocked_bytes=sum(one.bytes for one, _ in stuck),
+        blocked_records=sum(one.records for one, _ in stuck),
+        dies_extents=_dying(view, facts, row) if row.verb == "delete" else 0,
+        eta_s=_eta_s(view, row, size),
+        notes=notes,
+    )
+
+
+def _able(items: Sequence[Left], blocked: set[int]) -> list[Left]:
+    return [one for one in items if one.extent not in blocked]
+
+
+def _dying(view: ClusterView, facts: Facts, row: ProcessRow) -> int:
+    return sum(
+        dies(facts, extent, view.extents[extent].row, volume)
+        for volume in row.volumes
+        for extent in view.extents_by_volume.get(volume, ())
+    )
+
+
+def _nothing(row: ProcessRow) -> str:
+    if row.verb == "backup":
+        return "nothing to copy: 0 bytes"
+    return "nothing to do"
+
+
+def _eta_s(view: ClusterView, row: ProcessRow, size: int) -> float | None:
+    """By the pace of the last process of the same verb that did something."""
+    for _, entry in sorted(view.processes.items(), reverse=True):
+        past = entry.row
+        took_ms = past.ended_ms - past.created_ms
+        if past.verb == row.verb and past.done_bytes and took_ms > 0:
+            return size * took_ms / past.done_bytes / 1000
+    return None
