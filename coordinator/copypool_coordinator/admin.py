@@ -40,9 +40,16 @@ class Admin:
         if found > FORMAT:
             raise BrokenInvariant(f"the catalog has format {found}, this program knows {FORMAT}: run a newer one")
         cluster, kv = await ensure_row(etcd, keys.CLUSTER_ROW, ClusterRow(FORMAT, cluster_id, self._core.now_ms()))
+        await ensure_pool(etcd, primary_pool, "primary")
         copies, _ = await ensure_pool(etcd, copy_pool, "copy")
-        await ensure_pool(etcd, primary_pool, "primary", PoolRow(FORMAT, 0, "primary", [copies.id]))
         if await etcd.get(keys.named(keys.NAMESPACE, namespace)) is None:
+            await change_row(
+                self._core,
+                keys.named(keys.POOL, primary_pool),
+                PoolRow,
+                lambda row: None if row.copy_pools else replace(row, copy_pools=[copies.id]),
+                f"pool {primary_pool!r}",
+            )
             await self._policies.create_namespace(NamespaceSpec(namespace, primary_pool, [copy_pool]))
         await self._core.caught_up(kv.mod_revision, FACT_TIMEOUT_S)
         return cluster.id
