@@ -40,6 +40,7 @@ from copypool.protocol.internal import (
 from copypool.protocol.names import check_name, check_path
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
+from copypool_coordinator.budgets import pull_share_bytes_s
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.exchange import answer, read_body, read_struct
 from copypool_coordinator.heartbeats import Heartbeats
@@ -156,11 +157,15 @@ class NodeApi:
                 term=self._term(),
                 coordinators=self._coordinators(),
                 peers=peers,
-                volumes=[VolumeDirective(volume, view.volumes_by_id[volume].row.access) for volume in sorted(own)],
+                volumes=[self._directive(volume) for volume in sorted(own)],
                 keys=self._mint.keys_for(body.node_id),
                 revision=view.revision,
             ),
         )
+
+    def _directive(self, volume: int) -> VolumeDirective:
+        row = self._view.volumes_by_id[volume].row
+        return VolumeDirective(volume, row.access, pull_share_bytes_s(self._view, volume), row.limit_bytes)
 
     def _seems_alive(self, node_id: int, epoch: int) -> bool:
         """Whether memory has a reason to say that the session is over.

@@ -88,7 +88,6 @@ class Heart:
         directives = {directive.volume: directive for directive in reply.volumes}
         for volume in self._volumes:
             directive = directives.get(volume.id)
-            if directive is not None and directive.access != volume.access:
-                log.warning("volume %s is %s now (was %s)", volume.name, directive.access, volume.access)
-                volume.access = directive.access
+            if directive is not None:
+                volume.obey(directive)
         return True

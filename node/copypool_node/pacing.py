@@ -17,6 +17,10 @@ class Pace:
         self._monotonic = monotonic
         self._free_at_s = monotonic()
 
+    def set_rate(self, bytes_s: int) -> None:
+        """A new rate for what is asked for from now on; who waits already waits as he was told."""
+        self._bytes_s = bytes_s
+
     def reserve(self, size_bytes: int) -> float:
         """Book these bytes; how many seconds to wait before they may be moved."""
         if not self._bytes_s:

@@ -83,6 +83,10 @@ class Puller:
         self._scanners: OrderedDict[Key, Scanner] = OrderedDict()
         self._pace = Pace(limits.pull_bytes_s)
 
+    def keep(self, key: Key, scanner: Scanner) -> None:
+        """Go on from this scanner, if it stands at the file's end, instead of reading the file."""
+        self._keep(key, scanner)
+
     def queued(self, volume: MountedVolume) -> int:
         """Pulls of this volume that run or wait."""
         return sum(job.volume is volume for job in self._jobs.values())
@@ -139,6 +143,10 @@ class Puller:
             Holding(volume, file, command.extent, command.generation, 0)
         )
         if not file.sealed:
+            if command.sealed and file.size > command.up_to:
+                # A twin that ended with bytes that nobody committed; they were never claimed.
+                await file.cut(command.up_to)
+                holding.length = min(holding.length, command.up_to)
             scanner = await self._scanner(key, file)
             holding.length = max(holding.length, scanner.verified_length)
             await self._receive(holding, scanner, command)
@@ -159,7 +167,7 @@ class Puller:
     async def _scanner(self, key: Key, file: ExtentFile) -> Scanner:
         """A scanner that stands at the file's end: the one kept from the last pull, or after reading the file."""
         kept = self._scanners.pop(key, None)
-        if kept is not None and kept.verified_length == file.size:
+        if kept is not None and kept.verified_length == file.size and not file.torn:
             self._keep(key, kept)
             return kept
         scanner = Scanner(file.extent)
@@ -168,7 +176,7 @@ class Puller:
         except (Corrupt, DigestMismatch) as exc:
             log.warning("extent %d: pulled again from %d: %s", file.extent, scanner.verified_length, exc)
         scanner.forget_pending()
-        if scanner.verified_length < file.size:
+        if scanner.verified_length < file.size or file.torn:
             await file.cut(scanner.verified_length)
         self._keep(key, scanner)
         return scanner
@@ -218,6 +226,7 @@ class Puller:
                     raise Unavailable(error.message)
                 async for chunk in response.content.iter_chunked(FEED_BYTES):
                     await self._pace.take(len(chunk))
+                    await holding.volume.pull_pace.take(len(chunk))
                     await self._take(holding, scanner, held, chunk)
                     self._metrics.pulled_bytes += len(chunk)
                     if scanner.verified_length - reported >= PULL_COMMIT_BYTES:

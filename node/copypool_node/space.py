@@ -27,7 +27,7 @@ def default_reserve_bytes(total_bytes: int) -> int:
 class SpaceLedger:
     """The file system's answer when it was last asked, less what was admitted since."""
 
-    __slots__ = ("_admitted_bytes", "_free_bytes", "_name", "reserve_bytes", "total_bytes")
+    __slots__ = ("_admitted_bytes", "_free_bytes", "_name", "limit_bytes", "reserve_bytes", "total_bytes", "used_bytes")
 
     def __init__(self, name: str, reserve_bytes: int, free_bytes: int, total_bytes: int) -> None:
         self._name = name
@@ -35,6 +35,8 @@ class SpaceLedger:
         self._free_bytes = free_bytes
         self.total_bytes = total_bytes
         self._admitted_bytes = 0
+        self.limit_bytes = 0  #: what an operator lets the volume's extents take; 0: no limit
+        self.used_bytes = 0  #: what they took when that was last counted
 
     def update(self, free_bytes: int, total_bytes: int) -> None:
         """The file system was asked. What was admitted and not written by then is forgotten: the reserve covers it."""
@@ -49,8 +51,11 @@ class SpaceLedger:
         return min(TOMBSTONE_FLOOR_BYTES, self.reserve_bytes // 4) if purpose == "repair" else 0
 
     def room_bytes(self, purpose: Purpose) -> int:
-        """What may still be written for this purpose; >= 0."""
-        return max(0, self._free_bytes - self._admitted_bytes - self.floor_bytes(purpose))
+        """What may still be written for this purpose; >= 0. A size limit leaves tombstones out: deletes make room."""
+        room_bytes = self._free_bytes - self._admitted_bytes - self.floor_bytes(purpose)
+        if self.limit_bytes and purpose != "tombstone":
+            room_bytes = min(room_bytes, self.limit_bytes - self.used_bytes - self._admitted_bytes)
+        return max(0, room_bytes)
 
     def admit(self, size_bytes: int, purpose: Purpose) -> None:
         """Count these bytes as used, or raise `NoSpace` and count nothing."""
@@ -58,6 +63,9 @@ class SpaceLedger:
         if size_bytes > room_bytes:
             raise NoSpace(
                 f"volume {self._name}: {size_bytes} bytes for {purpose} were asked for, {room_bytes} may be used "
-                f"({self._free_bytes} free, {self.floor_bytes(purpose)} kept)"
+                f"({self._free_bytes} free, {self.floor_bytes(purpose)} kept{self._limit_text()})"
             )
         self._admitted_bytes += size_bytes
+
+    def _limit_text(self) -> str:
+        return f", {self.used_bytes} used of a limit of {self.limit_bytes}" if self.limit_bytes else ""

@@ -205,8 +205,18 @@ class Volume:
         return self._core.threads.unfinished
 
     def free_bytes(self) -> int:
-        """Available to new data: the reserve is taken off. As of the last probe, less what was admitted since."""
+        """Available to new data: the reserve is taken off, a size limit is kept. As of the last probe, less what was
+        admitted since."""
+        self._ledger.used_bytes = self.stored_bytes
         return self._ledger.room_bytes("data")
+
+    def set_limit(self, limit_bytes: int) -> None:
+        """Let the volume's extents take no more room than this; 0: as much as the file system has."""
+        self._ledger.limit_bytes = limit_bytes
+
+    def forgive(self) -> None:
+        """Take writes again after a write error, on an operator's word. What was open then stays sealed."""
+        self._core.readonly_reason = ""
 
     def total_bytes(self) -> int:
         """Size of the file system."""
@@ -218,6 +228,7 @@ class Volume:
         Asks the file system only when the count since the last answer says no.
         """
         self._core.refuse_if_readonly()
+        self._ledger.used_bytes = self.stored_bytes
         if size_bytes > self._ledger.room_bytes(purpose):
             self._ledger.update(*await self._core.threads.run(self._core.disk.space, self.path))
         self._ledger.admit(size_bytes, purpose)

@@ -17,6 +17,7 @@ from copypool.protocol.internal import (
     OPEN_EXTENTS_MAX,
     OpenExtentReply,
     OpenExtentRequest,
+    VolumeDirective,
     VolumeReport,
 )
 from copypool_node.config import Limits, VolumeConfig
@@ -24,6 +25,7 @@ from copypool_node.format import ExtentHeader
 from copypool_node.group import ExtentLog
 from copypool_node.holdings import Holding, Holdings
 from copypool_node.open_extent import OpenExtent
+from copypool_node.pacing import Pace
 from copypool_node.space import Purpose
 from copypool_node.volume import Volume
 
@@ -69,6 +71,7 @@ class MountedVolume:
         self._holdings = holdings
         self.metrics = metrics
         self._probing: asyncio.Task[None] | None = None
+        self.pull_pace = Pace(0)  #: this volume's share of its pool's bandwidth budget
 
     # -- health -------------------------------------------------------------------------------
     @property
@@ -78,8 +81,8 @@ class MountedVolume:
 
     @property
     def healthy(self) -> bool:
-        """Its disk takes writes and answered lately."""
-        return not self.disk.readonly_reason and self.probe_age_s <= self.limits.probe_max_age_s
+        """Its disk answered lately. One that refused a write has answered: it is read on, as a `readonly` volume."""
+        return bool(self.disk.readonly_reason) or self.probe_age_s <= self.limits.probe_max_age_s
 
     def probe(self) -> None:
         """Start a write + fsync unless one is under way. A hung disk holds one thread and one task, not more."""
@@ -137,7 +140,24 @@ class MountedVolume:
             unknown_extents=self.unknown_extents,
             extents=self.disk.extents,
             stored_bytes=self.disk.stored_bytes,
+            access=self.access,
+            read_only_reason=self.disk.readonly_reason,
         )
+
+    def obey(self, directive: VolumeDirective) -> None:
+        """Take in what the catalog says of this volume.
+
+        An access mode that allows writing again is also an operator's word that the disk is well: a write error from
+        before is forgotten. The next one sets the volume `readonly` again.
+        """
+        self.pull_pace.set_rate(directive.pull_bytes_s)
+        self.disk.set_limit(directive.limit_bytes)
+        if directive.access == self.access:
+            return
+        log.warning("volume %s is %s now (was %s)", self.name, directive.access, self.access)
+        if directive.access == "readwrite" and self.disk.readonly_reason:
+            self.disk.forgive()
+        self.access = directive.access
 
     # -- open extents -------------------------------------------------------------------------
     async def open_extent(self, class_id: int) -> OpenExtent:
