@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvloop
 
+from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.config import Config, ConfigError, Secrets, load, load_secrets
 from copypool_coordinator.process import Coordinator
 
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"copypool-coordinator: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_CONFIG
+    except BaseExceptionGroup as failures:
+        if failures.subgroup(CopypoolError) is None:
+            raise
+        logging.getLogger(__name__).critical("ended by a failure inside", exc_info=failures)
+        return 1
     except OSError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)
         return 1

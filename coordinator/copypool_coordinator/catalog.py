@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from copypool.protocol.api import AccessMode, ListEntry, LocationState, NamespaceInfo, NamespaceSpec, PoolType
 from copypool.protocol.internal import (
@@ -114,6 +115,10 @@ class Catalog:
     async def wait_for(self, predicate: Callable[[ClusterView], bool], timeout_s: float) -> None:
         """Return once the predicate holds of the view; `Unavailable` if it does not in time."""
         await self._core.wait_for(predicate, timeout_s)
+
+    async def blinded(self) -> NoReturn:
+        """Wait until the view stops to follow etcd, and raise why: the process must end then."""
+        await self._core.blinded()
 
     # -- sessions and volumes (sessions.py) --------------------------------------------------------
     async def announce(self, url: str) -> None:

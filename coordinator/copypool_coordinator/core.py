@@ -11,9 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from copypool.protocol.errors import CatalogDown, CopypoolError, Fenced, NotLeader, Unavailable
+from copypool.protocol.errors import BrokenInvariant, CatalogDown, CopypoolError, Fenced, NotLeader, Unavailable
 from copypool_coordinator import keys
 from copypool_coordinator.etcd import Compare, Etcd, KeyValue, create_equals, mod_equals
 from copypool_coordinator.etcd.requests import Target
@@ -73,6 +73,7 @@ class Core:
         self._silence_s = silence_s
         self._waiting: set[asyncio.Future[None]] = set()
         self._mirror: asyncio.Task[None] | None = None
+        self._blind: BrokenInvariant | None = None
         self.heard_s = 0.0  #: monotonic time of the last event
 
     def now_ms(self) -> int:
@@ -82,7 +83,29 @@ class Core:
     def start(self) -> None:
         """Begin to follow cluster state."""
         self._mirror = asyncio.create_task(self._follow(), name="catalog mirror")
-        self._mirror.add_done_callback(_tell_end)
+        self._mirror.add_done_callback(self._mirror_ended)
+
+    async def blinded(self) -> NoReturn:
+        """Wait until the mirror ends by a failure, which is a row that this program cannot read, and raise it.
+
+        A coordinator whose memory does not follow the catalog any more must not go on: it would route to what is gone.
+        """
+        if self._mirror is None:
+            raise BrokenInvariant("the mirror was not started")
+        await asyncio.wait([self._mirror])
+        raise self._blind or BrokenInvariant("the mirror of the catalog ended")
+
+    def _mirror_ended(self, mirror: asyncio.Task[None]) -> None:
+        cause = None if mirror.cancelled() else mirror.exception()
+        if cause is None:
+            return
+        self._blind = BrokenInvariant(
+            f"the mirror of the catalog ended: {cause}; this coordinator is blind and must end"
+        )
+        self._blind.__cause__ = cause
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(self._blind)
 
     async def close(self) -> None:
         """Stop following; everybody who waits for a fact gets `Unavailable`."""
@@ -98,10 +121,13 @@ class Core:
 
         Raises:
             Unavailable: it did not hold in time.
+            BrokenInvariant: the mirror has ended, see `blinded`.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while not predicate(self.view):
+                    if self._blind is not None:
+                        raise self._blind
                     await self._next_event()
         except TimeoutError as exc:
             raise Unavailable(f"the catalog's memory did not learn a fact within {timeout_s} s: repeat") from exc
@@ -129,11 +155,6 @@ class Core:
                     for future in self._waiting:
                         if not future.done():
                             future.set_result(None)
-
-
-def _tell_end(mirror: asyncio.Task[None]) -> None:
-    if not mirror.cancelled() and mirror.exception() is not None:
-        log.critical("the catalog mirror ended; this coordinator is blind from now on", exc_info=mirror.exception())
 
 
 def _warn(trouble: str) -> None:

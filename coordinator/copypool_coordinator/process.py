@@ -97,12 +97,18 @@ class Coordinator:
                     return
                 duties = opening.result()
                 log.info("serving")
-                await _first_of(stopping, asyncio.create_task(duties.run(), name="duties"))
+                await _first_of(stopping, asyncio.create_task(self._work(duties), name="duties"))
                 log.info("stopping")
                 await self._listener.close(self._front, config.shutdown_s)
         finally:
             stopping.cancel()
             await self._listener.close(self._front, 0.0)
+
+    async def _work(self, duties: Duties) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(duties.run(), name="duties")
+            assert self._catalog is not None, "opened before its duties"
+            group.create_task(self._catalog.blinded(), name="blinded")
 
     async def _connect(self, stopping: asyncio.Task[bool]) -> Etcd | None:
         """A connection to a sound etcd, however long that takes; None when the process is to stop before."""

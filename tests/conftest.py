@@ -1,0 +1,66 @@
+"""What holds for every test: no blocking call in the event loop, nothing left behind.
+
+A blocking call of our own code on the loop's thread, a thread, a child process or an open file that outlives its test
+fails that test. Leaked tasks and sessions fail it too: they end as warnings, and warnings are errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from blockbuster import blockbuster_ctx
+
+_PACKAGES = ["copypool", "copypool_node", "copypool_coordinator"]
+#: A blocking library on purpose: `copypool dev` runs processes, and serves nobody meanwhile.
+_BLOCKING_BY_DESIGN = ["copypool.dev"]
+#: They live as long as the process: gRPC's poller (see the etcd door) and default executors, which end with their loop.
+_THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
+_SETTLE_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call() -> Iterator[None]:
+    with blockbuster_ctx(_PACKAGES, excluded_modules=_BLOCKING_BY_DESIGN):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = _children() | _threads() | _files()
+    yield
+    deadline_s = time.monotonic() + _SETTLE_S
+    while left := (_children() | _threads() | _files()) - before:
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"left behind: {', '.join(sorted(left))}")
+        time.sleep(0.02)
+
+
+def _children() -> set[str]:
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(f"process {child.pid} ({child.name()})")
+    return found
+
+
+def _threads() -> set[str]:
+    names = {thread.name for thread in threading.enumerate() if thread.is_alive()}
+    return {f"thread {name}" for name in names if not any(kept in name for kept in _THREADS_KEPT)}
+
+
+def _files() -> set[str]:
+    """Regular files that are open."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            if target.startswith("/") and os.path.isfile(target):
+                found.add(f"file {target} (descriptor {fd})")
+    return found
