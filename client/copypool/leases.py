@@ -20,6 +20,7 @@ class _Key(NamedTuple):
     namespace: str
     prefix: str
     large: bool
+    deletes: bool
 
 
 class LeasePool:
@@ -33,11 +34,18 @@ class LeasePool:
         self._turn = 0
 
     async def take(
-        self, namespace: str, prefixes: Sequence[str], size_bytes: int, avoid_nodes: list[int]
+        self,
+        namespace: str,
+        prefixes: Sequence[str],
+        size_bytes: int,
+        avoid_nodes: list[int],
+        *,
+        deletes: bool = False,
     ) -> WriteLease:
         """A lease for one of `prefixes` and a body of this size, on none of `avoid_nodes` if that can be.
 
         `prefixes` run from wide to narrow: a token limited to a prefix may not write to a wider one.
+        One for `deletes` is found on full volumes too.
         Asks a coordinator when no cached lease fits. Raises the coordinator's refusal (`NoSpace`, `NotFound`, ...).
         """
         large = size_bytes > SMALL_MAX_BYTES
@@ -47,7 +55,7 @@ class LeasePool:
             if (namespace, prefix) in self._too_wide and prefix != prefixes[-1]:
                 continue
             try:
-                lease = await self._take(_Key(namespace, prefix, large), avoid_nodes)
+                lease = await self._take(_Key(namespace, prefix, large, deletes), avoid_nodes)
             except NotFound as exc:
                 refusal = exc  # the narrowest one names the path
                 refused.append((namespace, prefix))
@@ -77,8 +85,9 @@ class LeasePool:
                 namespace=key.namespace,
                 prefix=key.prefix,
                 count=LEASES,
-                size_bytes=PART_MAX_BYTES if key.large else SMALL_MAX_BYTES,
+                size_bytes=0 if key.deletes else PART_MAX_BYTES if key.large else SMALL_MAX_BYTES,
                 avoid_nodes=avoid_nodes,
+                for_delete=key.deletes,
             )
             reply = await self._coordinators.call("lease", request, LeaseReply)
             self._coordinators.clock.heard(reply.cluster_time_ms)

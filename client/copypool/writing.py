@@ -96,7 +96,7 @@ class Writer:
             url = f"{lease.url}/v1/files/{lease.namespace_id}/{place}"
             return _decode(await self._to_node("DELETE", url, lease, write_id, {}, None), url, Receipt)
 
-        return await self.repeat(namespace, prefixes_of(path), 0, send, deadline_s)
+        return await self.repeat(namespace, prefixes_of(path), 0, send, deadline_s, deletes=True)
 
     async def put_part(
         self,
@@ -151,6 +151,7 @@ class Writer:
         deadline_s: float,
         *,
         write_id: WriteId | None = None,
+        deletes: bool = False,
     ) -> T:
         """Run `send` under one write id, with one lease after the other, until it succeeds or must not be repeated."""
         write_id = write_id or WriteId.new()
@@ -158,16 +159,19 @@ class Writer:
         while True:
             lease: WriteLease | None = None
             try:
-                lease = await self.lease(namespace, prefixes, size_bytes, story)
+                lease = await self.lease(namespace, prefixes, size_bytes, story, deletes=deletes)
                 write_id.first_sent_ms = write_id.first_sent_ms or self._clock.now_ms()
                 return await send(lease, write_id)
             except CopypoolError as exc:
                 delay_s = self.after_failure(exc, lease, story)
             await asyncio.sleep(delay_s)
 
-    async def lease(self, namespace: str, prefixes: Sequence[str], size_bytes: int, story: WriteRetry) -> WriteLease:
+    async def lease(
+        self, namespace: str, prefixes: Sequence[str], size_bytes: int, story: WriteRetry, *, deletes: bool = False
+    ) -> WriteLease:
         """A write lease on none of the nodes that just failed this write, if that can be."""
-        return await self._leases.take(namespace, prefixes, size_bytes, story.avoid_nodes(time.monotonic()))
+        avoid_nodes = story.avoid_nodes(time.monotonic())
+        return await self._leases.take(namespace, prefixes, size_bytes, avoid_nodes, deletes=deletes)
 
     def after_failure(self, error: CopypoolError, lease: WriteLease | None, story: WriteRetry) -> float:
         """Seconds until the next attempt; raises the error for the caller when there must be none.

@@ -93,6 +93,7 @@ class ClientApi:
             count=body.count,
             size_bytes=body.size_bytes,
             avoid_nodes=_avoid(body.avoid_nodes),
+            for_delete=body.for_delete,
         )
         return api.LeaseReply(leases, self._catalog.now_ms())
 

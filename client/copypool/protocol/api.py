@@ -39,6 +39,7 @@ class LeaseRequest(msgspec.Struct, omit_defaults=True):
     count: int = 2  #: how many alternatives, on different nodes where possible; 1..8
     size_bytes: int = 0  #: expected size of one body
     avoid_nodes: list[int] = []  #: node ids that just failed the caller
+    for_delete: bool = False  #: deletes only: a full volume keeps room for them
 
 
 class WriteLease(msgspec.Struct):
