@@ -19,8 +19,11 @@ from copypool.protocol.internal import EntryResult
 from copypool_node.group import PendingRecord, Verdict
 
 
-def receipt_of(record: PendingRecord, result: EntryResult, volume: str) -> Receipt | CopypoolError:
-    """The receipt of a committed or replayed record, or the error of a refused one."""
+def receipt_of(record: PendingRecord, result: EntryResult, volume: str, twin: str = "") -> Receipt | CopypoolError:
+    """The receipt of a committed or replayed record, or the error of a refused one.
+
+    `twin` is the volume of another node that holds the record as well, fsync'd and claimed in the commit.
+    """
     outcome = result.outcome
     if outcome == "committed" or outcome == "replayed":
         replayed = outcome == "replayed"
@@ -31,8 +34,8 @@ def receipt_of(record: PendingRecord, result: EntryResult, volume: str) -> Recei
             size=record.size,
             digest="" if record.kind == "tombstone" else format_digest(record.digest),
             segment=None if replayed or record.kind == "tombstone" else record.segment,
-            volumes=[] if replayed else [volume],
-            ack="primary",
+            volumes=[] if replayed else [volume, twin] if twin else [volume],
+            ack="copy" if twin and not replayed else "primary",
             replayed=replayed,
             header_bytes=0 if replayed else record.header_bytes,
         )
@@ -66,4 +69,4 @@ def answer(record: PendingRecord, outcome: Receipt | CopypoolError) -> None:
 
 def answer_verdict(verdict: Verdict, volume: str) -> None:
     """Wake the client of a record whose outcome is final."""
-    answer(verdict.record, receipt_of(verdict.record, verdict.result, volume))
+    answer(verdict.record, receipt_of(verdict.record, verdict.result, volume, verdict.twin))

@@ -61,6 +61,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     verify_bytes_s: int = 64 * 1024 * 1024  #: paced reading per volume; 0: no limit
     commands_queued: int = 10_000  #: pulls or verifies waiting, each
     scanners_kept: int = 64  #: open extents that a pull can follow without reading them again
+    twin_timeout_s: float = 2.0  #: a twin that takes longer for a group or a stripe has ended
+    twins_open: int = 256  #: extents of other nodes that this one may be the twin of at a time
     shutdown_s: float = 10.0  #: at SIGTERM, groups under way get this long
 
 

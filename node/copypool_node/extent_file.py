@@ -81,6 +81,11 @@ class ExtentFile:
     def __repr__(self) -> str:
         return f"<extent {self.extent} generation {self.generation} on {self._core.name}, {self.size} bytes>"
 
+    @property
+    def torn(self) -> str:
+        """Why the file takes no appends before it is cut; empty: it does."""
+        return "" if self._tail is None else self._tail.torn
+
     # -- appending ----------------------------------------------------------------------------
     async def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Append at `offset`, which is the end of the last append. Not durable yet.

@@ -24,6 +24,7 @@ from copypool.protocol.api import SegmentRef
 from copypool.protocol.errors import BrokenInvariant, Overloaded
 from copypool.protocol.internal import (
     GROUP_OPS_MAX,
+    Claim,
     CommitEntry,
     CommitReply,
     CommitRequest,
@@ -155,6 +156,7 @@ class Verdict(msgspec.Struct, frozen=True, eq=False):
 
     record: PendingRecord
     result: EntryResult
+    twin: str = ""  #: the volume that holds the record's group as well, by the commit's claim
 
 
 class Refused(msgspec.Struct, eq=False):
@@ -175,6 +177,12 @@ class Group(msgspec.Struct, eq=False):
     new_length: int = 0
     entries: list[CommitEntry] = []
     capabilities: list[str] = []
+    claims: list[Claim] = []  #: the twin's, once it has the group
+    twin: str = ""  #: name of that twin's volume
+
+    def without_twin(self) -> None:
+        """Claim nothing for the twin any more: the group is acknowledged as the writer's alone."""
+        self.claims, self.twin = [], ""
 
 
 class Landed(msgspec.Struct, frozen=True, eq=False):
@@ -226,7 +234,7 @@ class ExtentLog:
         self._written.append(group)
         self._story.append(f"wrote {group.number} to {new_length}")
 
-    def request(self, group: Group, node_id: int, epoch: int, *, seal: bool) -> CommitRequest:
+    def request(self, group: Group, node_id: int, epoch: int, *, seal: bool, twin_failure: str = "") -> CommitRequest:
         """The commit of the oldest written group."""
         if not self._written or group is not self._written[0] or group.offset != self.committed_length:
             raise self._broken(f"group {group.number} is not the next one to commit")
@@ -241,7 +249,9 @@ class ExtentLog:
             group.noted,
             group.entries,
             group.capabilities,
-            seal=seal,
+            group.claims,
+            seal,
+            twin_failure,
         )
 
     def landed(self, group: Group, reply: CommitReply, *, seal: bool) -> Landed:
@@ -261,7 +271,7 @@ class ExtentLog:
         again: list[PendingRecord] = []
         for index, (record, result) in enumerate(zip(group.records, reply.results, strict=True)):
             if result.outcome == "committed":
-                verdicts.append(Verdict(record, result))
+                verdicts.append(Verdict(record, result, group.twin))
                 continue
             verdict: Verdict | None = Verdict(record, result)
             if result.outcome in ("stale", "contended") and record.tries < RETRIES_MAX:

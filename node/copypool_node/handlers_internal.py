@@ -85,7 +85,9 @@ class InternalHandlers:
     async def _pull(self, request: BaseRequest) -> Empty:
         command = await self._decode(request, PullCommand)
         self._session.check_term(command.term)
-        self._node.puller.submit(command, self._volume(command.volume))
+        volume = self._volume(command.volume)
+        await self._node.twins.end(volume, command.extent, command.generation, "it is pulled from now on")
+        self._node.puller.submit(command, volume)
         return Empty()
 
     async def _verify(self, request: BaseRequest) -> Empty:
@@ -99,6 +101,7 @@ class InternalHandlers:
         command = await self._decode(request, DropCommand)
         self._session.check_term(command.term)
         volume = self._volume(command.volume)
+        await self._node.twins.end(volume, command.extent, command.generation, "it is dropped")
         await self._node.puller.cancel(volume, command.extent, command.generation)
         holding = self._node.holdings.find(command.extent, volume, command.generation)
         if holding is not None:
@@ -114,6 +117,7 @@ class InternalHandlers:
         volume = self._volume(command.volume)
         if volume.end_extent(command.extent, "it was sealed by the leader", self._node.sealer):
             return Empty()
+        await self._node.twins.end(volume, command.extent, command.generation, "the extent is sealed")
         holding = self._node.holdings.find(command.extent, volume, command.generation)
         if holding is None:
             raise NotFound(f"no extent {command.extent} of generation {command.generation} on volume {volume.name}")

@@ -235,6 +235,7 @@ class WriteHandlers:
         volume = self._find_volume(capability.volume)
         if volume is None:
             raise Unavailable("the volume of this capability is not mounted here: take another write lease")
+        volume.check_class(capability.class_id)
         return volume
 
     async def _submit(self, record: PendingRecord, purpose: Purpose) -> Receipt:

@@ -11,11 +11,12 @@ cannot be brought up now (a hung disk) is tried again without holding up the oth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import SegmentRef
-from copypool.protocol.errors import CopypoolError, Forbidden, Unavailable
+from copypool.protocol.errors import CopypoolError, DigestMismatch, Forbidden, Unavailable
 from copypool.protocol.internal import (
     Done,
     InventoryReport,
@@ -27,10 +28,13 @@ from copypool.protocol.internal import (
     SealReply,
     SealRequest,
 )
+from copypool_node.format import Corrupt
 from copypool_node.holdings import Holding, Holdings
 from copypool_node.label import SafeMode
+from copypool_node.scanner import Event, GroupSeen
 
 if TYPE_CHECKING:
+    from copypool_node.extent_file import ExtentFile
     from copypool_node.sealing import Sealer
     from copypool_node.session import Session
     from copypool_node.volumes import MountedVolume
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 
 CALL_S = 30.0
 RETRY_S = 2.0
+#: Of one extent: the one whose commit is under way, and the next, written meanwhile.
+UNANSWERED_GROUPS_MAX = 2
 INVENTORY_MAX = 1000  #: missing or short extents in one report
 
 
@@ -70,11 +76,10 @@ class VolumeKeeper:
         await self._mount(volume, epoch)
         rows, revision = await self._rows(volume, epoch)
         self._adopt(volume, rows)
-        volume.safe_mode = volume.safe_mode or _newer_than_catalog(volume, rows)
+        evidence = await _newer_than_catalog(volume, rows)
+        if evidence:
+            volume.distrust_catalog(evidence)
         if volume.safe_mode:
-            log.error(
-                "volume %s is in safe mode, nothing is written, cut or deleted: %s", volume.name, volume.safe_mode
-            )
             return
         for row in rows:
             file = volume.disk.get(row.extent, row.generation)
@@ -106,9 +111,7 @@ class VolumeKeeper:
         try:
             await volume.disk.mounted(reply.volume, reply.catalog_revision)
         except SafeMode as exc:
-            volume.safe_mode = exc.message
-        else:
-            volume.safe_mode = ""
+            volume.distrust_catalog(exc.message)
         volume.id = reply.volume
         volume.access = reply.access
 
@@ -186,16 +189,32 @@ class VolumeKeeper:
             await self._session.link.call("inventory", report, Done, deadline_s=CALL_S)
 
 
-def _newer_than_catalog(volume: MountedVolume, rows: list[OwnExtent]) -> str:
-    """Why the catalog must be older than the volume, whatever its revision says; "" when nothing shows it.
+async def _newer_than_catalog(volume: MountedVolume, rows: list[OwnExtent]) -> str:
+    """What in the files shows that the catalog is older than the volume, whatever its revision says; "" for nothing.
 
-    A footer is written only after the catalog has sealed the extent.
+    A footer is written only after the catalog has sealed the extent, and a group only after the commit of the one
+    before the last one was answered.
     """
     for row in rows:
         file = volume.disk.get(row.extent, row.generation)
-        if row.writer and not row.sealed and file is not None and file.sealed:
-            return (
-                f"extent {row.extent} is sealed here and open in the catalog: the catalog was restored from an older "
-                "state; rebuild it from the volumes before anything is deleted"
-            )
+        if not row.writer or row.sealed or file is None:
+            continue
+        if file.sealed:
+            return f"extent {row.extent} is sealed here and open in the catalog"
+        groups = await _groups_behind(file, row.length) if file.size > row.length else 0
+        if groups > UNANSWERED_GROUPS_MAX:
+            return f"extent {row.extent} has {groups} groups that the catalog does not know"
     return ""
+
+
+async def _groups_behind(file: ExtentFile, length: int) -> int:
+    """How many groups begin at or behind this length in an extent file, up to the first torn one."""
+    groups = 0
+
+    def count(events: list[Event]) -> None:
+        nonlocal groups
+        groups += sum(isinstance(event, GroupSeen) and event.offset >= length for event in events)
+
+    with contextlib.suppress(Corrupt, DigestMismatch):
+        await file.scan(file.size, on_events=count)
+    return groups

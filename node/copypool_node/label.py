@@ -76,10 +76,7 @@ class Label(msgspec.Struct, array_like=True, frozen=True):
     def check_revision(self, catalog_revision: int) -> None:
         """Raise `SafeMode` unless the catalog is at least as new as the newest that the volume has seen."""
         if catalog_revision < self.revision:
-            raise SafeMode(
-                f"volume {self.name} has seen catalog revision {self.revision}, this catalog is at {catalog_revision}: "
-                "it was restored from an older state; rebuild it from the volumes before anything is deleted"
-            )
+            raise SafeMode(f"it has seen catalog revision {self.revision}, this catalog is at {catalog_revision}")
 
 
 _encoder = msgspec.msgpack.Encoder()

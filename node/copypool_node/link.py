@@ -42,8 +42,13 @@ _UNDECIDED = (CatalogDown, NotLeader, Overloaded, OutcomeUnknown)
 
 
 def is_definite(error: CopypoolError) -> bool:
-    """Whether this answer settles the request; else it is repeated as it is."""
-    return not (isinstance(error, _UNDECIDED) or type(error) is Unavailable)
+    """Whether this answer settles the request; else it is repeated as it is.
+
+    That a twin is not there (`claim` of a commit, `twin` of an open) is for the caller to decide about.
+    """
+    if type(error) is Unavailable:
+        return "claim" in error.details or "twin" in error.details
+    return not isinstance(error, _UNDECIDED)
 
 
 class _Lost(Exception):

@@ -45,10 +45,13 @@ class Metrics:
         self.group_records = Histogram(_BUCKETS_RECORDS)
         self.write_sync_ms = Histogram(_BUCKETS_MS)
         self.commit_ms = Histogram(_BUCKETS_MS)
+        self.twin_ms = Histogram(_BUCKETS_MS)
         self.put_bytes = 0
         self.get_bytes = 0
         self.pulled_bytes = 0
         self.served_pull_bytes = 0
+        self.twin_bytes = 0
+        self.twins_failed = 0
         self.errors: dict[str, int] = {}
         self.requests: dict[str, int] = {}
         self.extents_sealed = 0
@@ -70,6 +73,7 @@ class Metrics:
             ("copypool_node_group_records", self.group_records),
             ("copypool_node_write_sync_ms", self.write_sync_ms),
             ("copypool_node_commit_ms", self.commit_ms),
+            ("copypool_node_twin_ms", self.twin_ms),
         ):
             lines.append(f"# TYPE {name} histogram")
             lines += histogram.lines(name)
@@ -78,6 +82,8 @@ class Metrics:
             "get_bytes",
             "pulled_bytes",
             "served_pull_bytes",
+            "twin_bytes",
+            "twins_failed",
             "extents_sealed",
             "verified_extents",
             "damaged_extents",

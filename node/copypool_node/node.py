@@ -29,6 +29,7 @@ from copypool_node.pull import Puller
 from copypool_node.sealing import Sealer
 from copypool_node.session import Session
 from copypool_node.streams import StreamPool
+from copypool_node.twin_files import TwinFiles
 from copypool_node.verify import Verifier, VerifyJob
 from copypool_node.volume import Volume
 from copypool_node.volumes import MountedVolume
@@ -59,6 +60,10 @@ class Node:
         self.verifiers: dict[MountedVolume, Verifier] = {}
         self._digest_threads = ThreadPoolExecutor(DIGEST_THREADS, thread_name_prefix="digest")
         self.puller = Puller(self.session, self.holdings, self.metrics, config.limits, self._digest_threads)
+        self.twins = TwinFiles(
+            self.session, self.holdings, self.metrics, config.limits.twins_open, self._digest_threads
+        )
+        self.twins.on_ended = self.puller.keep
         self._disk = disk or Disk()
         self._store = IdentityStore(config.state_dir, self._disk)
         self._keeper = VolumeKeeper(self.session, self.holdings, self.sealer)
@@ -200,7 +205,7 @@ class Node:
         """Stop appending: lanes and streams end, open extents are forgotten (the next bring-up seals them)."""
         ends = [lane.stop(reason, finish_s=finish_s) for volume in self.volumes for lane in volume.lanes.values()]
         ends += [pool.stop(reason, finish_s=finish_s) for volume in self.volumes for pool in volume.streams.values()]
-        await asyncio.gather(*ends)
+        await asyncio.gather(*ends, self.twins.end_all(reason))
         for volume in self.volumes:
             volume.lanes.clear()
             volume.streams.clear()
@@ -294,6 +299,7 @@ class Node:
     def gauges(self) -> dict[str, float]:
         """Fill of what is bounded, for /metrics."""
         gauges: dict[str, float] = {"session_alive": float(self.session.alive), "holdings": float(len(self.holdings))}
+        gauges["twins_open"] = float(len(self.twins))
         for name, value in (
             ("queued_bytes", lambda one: one.report().queued_bytes),
             ("open_extents", lambda one: one.open_extents),

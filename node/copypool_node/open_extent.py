@@ -2,6 +2,10 @@
 
 `ExtentLog` decides; this shell does the I/O. A write error, a full disk or a lost session ends the extent: nothing is
 ever appended behind bytes whose fate is not known, and no failed write or fsync is tried again.
+
+A class whose ack rule is `copy` has each group written to the extent's twin on another node at the same time. A twin
+that fails or is slow has ended; the extent goes on without it, or the group is refused as a whole and the extent with
+it, as the class says. A group says itself whether the twin has it (`Group.claims`), and so do the receipts.
 """
 
 from __future__ import annotations
@@ -9,12 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from copypool.protocol.errors import Unavailable
 from copypool.protocol.internal import CommitReply, ExtentClass
 from copypool_node.encoding import encode_group
+from copypool_node.format import Buffer
 from copypool_node.group import ExtentLog, Group, Landed, PendingRecord
 from copypool_node.holdings import Holding
+from copypool_node.twin_gate import TwinGate
+from copypool_node.twin_link import TwinLink
 
 if TYPE_CHECKING:
     from copypool_node.metrics import Metrics
@@ -27,9 +36,21 @@ class OpenExtent:
     """An extent that this process appends to. One task writes at a time, one commits at a time."""
 
     def __init__(
-        self, extent_log: ExtentLog, holding: Holding, extent_class: ExtentClass, session: Session, metrics: Metrics
+        self,
+        extent_log: ExtentLog,
+        holding: Holding,
+        extent_class: ExtentClass,
+        session: Session,
+        metrics: Metrics,
+        twin: TwinLink | None = None,
+        gate: TwinGate | None = None,
     ) -> None:
         self.log = extent_log
+        self.twin = twin  #: gets every group as well, until it fails
+        #: No group counts without its twin's claim: it is refused as a whole.
+        self.twin_required = extent_class.ack == "copy" and extent_class.on_copy_failure == "fail"
+        self._gate = gate
+        self._claim_refused = False  #: nothing that the twin holds beyond the committed length can be claimed any more
         self.holding = holding
         self.extent_class = extent_class
         self.epoch = session.epoch
@@ -44,7 +65,8 @@ class OpenExtent:
     async def write_group(self, records: list[PendingRecord]) -> Group | None:
         """Append one group and fsync it; None when the extent ended meanwhile (nothing was claimed).
 
-        Raises `NoSpace` or `WriteFailed`: then the extent must be abandoned.
+        Raises `NoSpace`, `WriteFailed`, or `Unavailable` (a twin that is required has failed): then the extent must
+        be abandoned.
         """
         async with self.disk_lock:
             if self.log.ended():
@@ -52,7 +74,7 @@ class OpenExtent:
             group = self.log.begin(records)
             buffers, size = encode_group(self.log.extent, group, self.epoch, self._session.clock)
             begun = time.monotonic()
-            await self.holding.file.write_and_sync(group.offset, buffers)
+            await self.write(group.offset, buffers, group, sync=True)
             self.last_used_s = time.monotonic()
             self._metrics.write_sync_ms.observe((self.last_used_s - begun) * 1000)
             self._metrics.group_records.observe(len(records))
@@ -61,16 +83,65 @@ class OpenExtent:
             self.log.wrote(group, group.offset + size)
             return group
 
+    # -- the twin -----------------------------------------------------------------------------
+    async def write(self, offset: int, buffers: Sequence[Buffer], group: Group, *, sync: bool) -> None:
+        """Append bytes of a group here and at the twin, side by side; with `sync` durable in both places on return.
+
+        A twin that fails leaves the group without its claim. Raises `Unavailable` then if the class demands it.
+        """
+        file, twin = self.holding.file, self.twin
+        append = file.write_and_sync if sync else file.write
+        if twin is None or twin.failure:
+            await append(offset, buffers)
+        else:
+            begun = time.monotonic()
+            sending = asyncio.create_task(twin.append(offset, buffers, sync=sync))
+            try:
+                await append(offset, buffers)
+                claim = await sending
+            finally:
+                sending.cancel()
+            self._metrics.twin_ms.observe((time.monotonic() - begun) * 1000)
+            if claim is None:
+                self._twin_failed(twin)
+            elif sync:
+                group.claims, group.twin = [claim], twin.volume
+                return
+            else:
+                return
+        group.without_twin()
+        if self.twin_required:
+            raise Unavailable(f"{self._twin_story()}: nothing was stored; take another write lease")
+
+    def _twin_failed(self, twin: TwinLink) -> None:
+        self._metrics.twins_failed += 1
+        log.warning("extent %d goes on without its twin: %s", self.log.extent, twin.failure)
+        if self._gate is not None:
+            self._gate.failed(
+                time.monotonic(), self._twin_story(), required=self.twin_required, node_id=twin.target.node_id
+            )
+
+    def _twin_story(self) -> str:
+        return "there is no copy to write to" if self.twin is None else f"the copy failed: {self.twin.failure}"
+
+    @property
+    def outlived(self) -> bool:
+        """Whether it should make way for an extent that has a twin: it has lost its own, and it is time to try."""
+        if self.extent_class.ack != "copy" or (self.twin is not None and not self.twin.failure):
+            return False
+        return self._gate is not None and self._gate.due(time.monotonic())
+
+    # -- committing ---------------------------------------------------------------------------
     async def commit(self, group: Group, *, seal: bool) -> Landed:
         """Make a written group visible. Repeats the identical request until there is a definite answer.
 
+        A refusal of the twin's claim (its session is over) is one: then the group is committed without, if it may.
         Raises the definite refusal, or `OutcomeUnknown` / `Unavailable` when the session ended first.
         """
-        request = self.log.request(group, self._session.node_id, self.epoch, seal=seal)
         begun = time.monotonic()
-        reply = await self._session.link.call(
-            "commit", request, CommitReply, deadline_s=float("inf"), give_up=self._session_over, final=False
-        )
+        reply = await self._commit(group, seal=seal)
+        if group.claims and self._gate is not None:
+            self._gate.met()
         self._metrics.commit_ms.observe((time.monotonic() - begun) * 1000)
         for result in reply.results:
             if result.version:
@@ -80,6 +151,26 @@ class OpenExtent:
         self.holding.length = self.log.committed_length
         self.holding.sealed = seal
         return landed
+
+    async def _commit(self, group: Group, *, seal: bool) -> CommitReply:
+        while True:
+            if self._claim_refused:
+                group.without_twin()
+            if self.twin_required and not group.claims:
+                raise Unavailable(f"{self._twin_story()}: the group is refused")
+            failure = "" if self.twin is None or group.claims else self.twin.failure
+            request = self.log.request(group, self._session.node_id, self.epoch, seal=seal, twin_failure=failure)
+            try:
+                return await self._session.link.call(
+                    "commit", request, CommitReply, deadline_s=float("inf"), give_up=self._session_over, final=False
+                )
+            except Unavailable as exc:
+                if self.twin is None or not group.claims or "claim" not in exc.details:
+                    raise
+                self._claim_refused = True
+                if not self.twin.failure:
+                    self.twin.end(exc.message)
+                    self._twin_failed(self.twin)
 
     async def settled(self) -> None:
         """Wait until the commit in flight, if any, has been dealt with."""

@@ -110,7 +110,11 @@ class Sealer:
             return False
         try:
             if holding.length > length:
-                holding.length = length
+                # Served lengths are committed lengths, and what was committed is never taken back.
+                holding.volume.distrust_catalog(
+                    f"extent {holding.extent} was committed up to {holding.length} and is sealed at {length}"
+                )
+                return False
             await holding.file.seal(length, group, refusals, NO_DIGEST)
         except CopypoolError as exc:
             log.error("extent %d cannot be cut and sealed: %s", holding.extent, exc)
@@ -152,4 +156,4 @@ def _answer_by_seal(group: Group, reply: SealReply, volume: str) -> None:
         if index in refused:
             answer(record, OutcomeUnknown("refused, the reason was lost: repeat with the same write id"))
         else:
-            answer_verdict(Verdict(record, EntryResult("committed")), volume)
+            answer_verdict(Verdict(record, EntryResult("committed"), group.twin), volume)

@@ -14,6 +14,7 @@ from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, U
 from copypool_node.config import server_context
 from copypool_node.handlers_internal import InternalHandlers
 from copypool_node.handlers_read import ReadHandlers
+from copypool_node.handlers_twin import TwinHandlers
 from copypool_node.handlers_write import WriteHandlers
 from copypool_node.reader import Reader
 from copypool_node.requests import CapabilityDoor, error_reply
@@ -42,6 +43,7 @@ class NodeServer:
         )
         self._read = ReadHandlers(door, reader, node.metrics)
         self._internal = InternalHandlers(node, door, reader)
+        self._twins = TwinHandlers(node, door)
         self._runner: web.ServerRunner | None = None
         self.port = 0
 
@@ -113,6 +115,8 @@ class NodeServer:
                 return await self._read.get_record(request, rest, query)
         elif path.startswith("/i/raw/") and method == "GET":
             return await self._internal.get_raw(request, path[7:], query)
+        elif path.startswith("/i/append/") and method == "POST":
+            return await self._twins.append(request, path[10:], query)
         elif path.startswith("/i/") and method == "POST":
             return await self._internal.command(request, path[3:])
         elif method == "GET":

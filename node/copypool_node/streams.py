@@ -98,7 +98,10 @@ class StreamPool:
     async def _take(self) -> OpenExtent:
         while self._free:
             extent = self._free.pop()
-            if not extent.log.dead:
+            if extent.outlived and not extent.log.dead:
+                self.volume.extent_ended()
+                self._sealer.abandon(extent, "it has no twin, and a new one may have one")
+            elif not extent.log.dead:
                 return extent
         if self._stopping:
             raise Fenced(self._stopping)
@@ -118,7 +121,7 @@ class StreamPool:
             record_head = encode_record_head(number, group.offset + len(head), record, self._session.clock.now_ms())
             start = group.offset + len(head) + len(record_head)
             hasher = Hasher()
-            writing = asyncio.create_task(self._write(extent, [head, record_head], start, first, last, hasher))
+            writing = asyncio.create_task(self._write(extent, group, [head, record_head], start, first, last, hasher))
             unsynced = len(first)
             try:
                 while not last:
@@ -130,7 +133,7 @@ class StreamPool:
                         unsynced = 0
                         self._spawn(self._write_back(extent))
                     unsynced += len(stripe)
-                    writing = asyncio.create_task(self._write(extent, [], end, stripe, last, hasher))
+                    writing = asyncio.create_task(self._write(extent, group, [], end, stripe, last, hasher))
                 end = await writing
             finally:
                 if not writing.done():
@@ -142,7 +145,7 @@ class StreamPool:
                 raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
             footer = encode_record_footer(number, end, hasher.length, digest)
             begun = time.monotonic()
-            await extent.holding.file.write_and_sync(end, [footer])
+            await extent.write(end, [footer], group, sync=True)
             extent.last_used_s = time.monotonic()
             self.volume.metrics.write_sync_ms.observe((extent.last_used_s - begun) * 1000)
             record.digest = digest
@@ -157,14 +160,21 @@ class StreamPool:
             return group
 
     async def _write(
-        self, extent: OpenExtent, heads: list[Buffer], offset: int, stripe: bytes, last: bool, hasher: Hasher
+        self,
+        extent: OpenExtent,
+        group: Group,
+        heads: list[Buffer],
+        offset: int,
+        stripe: bytes,
+        last: bool,
+        hasher: Hasher,
     ) -> int:
         """Append one stripe, whose prelude stands at `offset`, behind `heads`; the offset of its end."""
         loop = asyncio.get_running_loop()
         prelude = await loop.run_in_executor(
             self._threads, _check_stripe, stripe, extent.log.extent, offset, last, hasher
         )
-        await extent.holding.file.write(offset - sum(map(len, heads)), [*heads, prelude, stripe])
+        await extent.write(offset - sum(map(len, heads)), [*heads, prelude, stripe], group, sync=False)
         return offset + len(prelude) + len(stripe)
 
     async def _write_back(self, extent: OpenExtent) -> None:

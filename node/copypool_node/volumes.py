@@ -21,12 +21,14 @@ from copypool.protocol.internal import (
     VolumeReport,
 )
 from copypool_node.config import Limits, VolumeConfig
-from copypool_node.format import ExtentHeader
+from copypool_node.format import ExtentHeader, encode_extent_header
 from copypool_node.group import ExtentLog
 from copypool_node.holdings import Holding, Holdings
 from copypool_node.open_extent import OpenExtent
 from copypool_node.pacing import Pace
 from copypool_node.space import Purpose
+from copypool_node.twin_gate import TwinGate
+from copypool_node.twin_link import TwinLink
 from copypool_node.volume import Volume
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class MountedVolume:
         self.open_extents = 0
         self.lanes: dict[int, Lane] = {}
         self.streams: dict[int, StreamPool] = {}
+        self._gates: dict[int, TwinGate] = {}  #: by class; of those that want twins
         self.limits = limits
         self._session = session
         self._holdings = holdings
@@ -178,15 +181,10 @@ class MountedVolume:
         reason = self.refusal()
         if reason:
             raise Unavailable(f"{reason}: take another write lease")
+        self.check_class(class_id)
         session = self._session
         epoch = session.epoch
-        reply = await session.link.call(
-            "open",
-            OpenExtentRequest(session.node_id, epoch, self.id, class_id),
-            OpenExtentReply,
-            deadline_s=OPEN_S,
-            give_up=lambda: not session.is_current(epoch),
-        )
+        reply = await self._ask_for_extent(class_id, epoch)
         # Before the extent's file is there: a catalog that does not know this extent is older than its volume.
         session.saw_revision(reply.revision)
         await self.disk.raise_revision(reply.revision)
@@ -196,9 +194,41 @@ class MountedVolume:
             Holding(self, file, reply.extent, reply.generation, EXTENT_HEADER_BYTES, writing=True)
         )
         extent_log = ExtentLog(reply.extent, reply.generation, reply.revision, EXTENT_HEADER_BYTES)
-        opened = OpenExtent(extent_log, holding, reply.extent_class, session, self.metrics)
+        twin, gate = None, self._gate(class_id) if reply.extent_class.ack == "copy" else None
+        if reply.twin is not None:
+            head = encode_extent_header(header)
+            twin = TwinLink(reply.twin, reply.extent, head, session, self.limits.twin_timeout_s)
+        elif gate is not None:
+            gate.failed(time.monotonic(), "no volume can hold a copy now", required=False)
+        opened = OpenExtent(extent_log, holding, reply.extent_class, session, self.metrics, twin, gate)
         opened.epoch = epoch
         return opened
+
+    async def _ask_for_extent(self, class_id: int, epoch: int) -> OpenExtentReply:
+        session, gate = self._session, self._gates.get(class_id)
+        avoid = [] if gate is None else gate.avoid(time.monotonic())
+        try:
+            return await session.link.call(
+                "open",
+                OpenExtentRequest(session.node_id, epoch, self.id, class_id, avoid),
+                OpenExtentReply,
+                deadline_s=OPEN_S,
+                give_up=lambda: not session.is_current(epoch),
+            )
+        except Unavailable as exc:
+            if "twin" in exc.details:
+                self._gate(class_id).failed(time.monotonic(), exc.message, required=True)
+            raise
+
+    def _gate(self, class_id: int) -> TwinGate:
+        return self._gates.setdefault(class_id, TwinGate())
+
+    def check_class(self, class_id: int) -> None:
+        """Raise `Unavailable` while a class that demands a copy of everything cannot have one from this volume."""
+        gate = self._gates.get(class_id)
+        refusal = "" if gate is None else gate.refusal(time.monotonic())
+        if refusal:
+            raise Unavailable(f"{refusal}: nothing was stored; take another write lease")
 
     def extent_ended(self) -> None:
         """One of this volume's open extents was sealed or abandoned."""

@@ -107,7 +107,7 @@ class Lane:
             # These were never claimed: they go into the next extent, with new versions.
             self._queue.put_back(records)
             return
-        seal = extent.log.written_length >= self._limits.extent_soft_bytes
+        seal = extent.log.written_length >= self._limits.extent_soft_bytes or extent.outlived
         if seal:
             self._current = None
             self._finishing.append(extent)
