@@ -39,8 +39,8 @@ from copypool.protocol.internal import (
 )
 from copypool.protocol.names import check_name, check_path
 from copypool_coordinator.auth import Auth
-from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.budgets import pull_share_bytes_s
+from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.exchange import answer, read_body, read_struct
 from copypool_coordinator.heartbeats import Heartbeats

@@ -25,6 +25,8 @@ class Orders:
     moves: Mapping[int, int] = field(default_factory=dict)  #: extent -> volume it goes off
     crowded: frozenset[int] = frozenset()  #: volumes that a rebalance takes extents off: none go there
 
+    backups: frozenset[int] = frozenset()  #: pools that an operator's backup copies into now, window or not
+
     def urgent(self, extent: int, pool: int) -> bool:
         """Whether an operator asked for this extent to be whole in this pool now, whoever may come back."""
         return pool in self.urgent_pools or extent in self.urgent_extents
@@ -37,6 +39,7 @@ def gather(view: ClusterView) -> Orders:
     extents: set[int] = set()
     moves: dict[int, int] = {}
     crowded: set[int] = set()
+    backups: set[int] = set()
     for entry in view.processes.values():
         row = entry.row
         if row.state != "running" or row.cancelled_by:
@@ -47,7 +50,9 @@ def gather(view: ClusterView) -> Orders:
         elif row.verb == "restore" and not row.volumes:
             pools.update(row.pools)
             extents.update(row.extents)
+        elif row.verb == "backup":
+            backups.update(row.pools)
         elif row.verb == "rebalance":
             moves.update(dict(row.moves))
             crowded.update(row.volumes)
-    return Orders(audits, frozenset(pools), frozenset(extents), moves, frozenset(crowded))
+    return Orders(audits, frozenset(pools), frozenset(extents), moves, frozenset(crowded), frozenset(backups))

@@ -33,6 +33,7 @@ from copypool_coordinator.controllers.actions import (
     Pull,
     Reserve,
     SealExtent,
+    SetReadonly,
     TrimProcesses,
     Verify,
     WriteProcess,
@@ -80,6 +81,8 @@ class Performer:
                 await self._mark_node(node, self._catalog.now_ms())
             case MarkReturned(node):
                 await self._mark_node(node, 0)
+            case SetReadonly(volume, why):
+                await self._set_readonly(volume, why)
             case SealExtent():
                 await self._seal(action)
             case Reserve():
@@ -129,6 +132,13 @@ class Performer:
                 node not in view.nodes_by_id or bool(view.nodes_by_id[node].row.away_since_ms) == bool(since_ms)
             )
         )
+
+    async def _set_readonly(self, volume: int, why: str) -> None:
+        name = self._volume(volume)
+        row = await self._catalog.policies.set_volume_access(name, "readonly", why, self._guard)
+        if row.access_reason == why:
+            node = self._node(row.node)
+            self._chronicle.record("VolumeReadonly", f"it refused a write: {why}", volume=name, node=node)
 
     async def _seal(self, action: SealExtent) -> None:
         extent = action.extent

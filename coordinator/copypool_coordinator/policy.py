@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.protection import Standing, VolumeFacts, assess
 from copypool_coordinator.rows import ExtentRow, Location, NodeRow, OpenRow
+from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -150,6 +151,8 @@ class Facts:
     choose: Chooser
     brake: str = ""  #: why nothing that is merely away may be rebuilt, or ""
     orders: Orders = field(default_factory=Orders)
+    closed: frozenset[int] = frozenset()  #: copy pools whose window is closed: nothing new is copied into them
+    failing: Mapping[int, str] = field(default_factory=dict)  #: volume -> the write error that its node met there
     standings: dict[int, Standing] = field(default_factory=dict)
     #: Pulls and verifies that this pass asks for, by volume: they are not in `memory` before they are performed.
     pulls_asked: Counter[int] = field(default_factory=Counter)
@@ -215,6 +218,16 @@ def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, Volum
     return found
 
 
+def closed_pools(view: ClusterView, backups: Collection[int], now_ms: int) -> frozenset[int]:
+    """Copy pools whose window is closed now and that no operator's backup copies into."""
+    return frozenset(
+        entry.row.id
+        for entry in view.pools.values()
+        if entry.row.window and entry.row.id not in backups
+        if not window_state(entry.row.window, entry.row.window_s, now_ms).open
+    )
+
+
 def away_since_ms(view: ClusterView, node_id: int, now_ms: int) -> int:
     """Since when a node is away, 0 when it is not; an absence nobody has written down yet begins now."""
     if view.node_up(node_id):
@@ -240,13 +253,15 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
     """Why re-replication is held, as a sentence; "" when it is not (A12).
 
     Held while more than max(1, a third) of all nodes are away that went within one session lifetime: that is an
-    outage, and copying everything would make it worse. Also held for one grace time after this leader was cut from
-    etcd, for nodes that were lost around then. `released_ms` is an operator's word: absences before it are believed.
+    outage, and copying everything would make it worse. Announced maintenance is no outage. Also held for one grace
+    time after this leader was cut from etcd, for nodes that were lost around then. `released_ms` is an operator's
+    word: absences before it are believed.
     """
     lost = sorted(
         (since, node.name)
         for node in view.nodes.values()
         if node.row.away_since_ms and not view.node_up(node.row.id)
+        if node.row.maintenance_until_ms <= node.row.away_since_ms
         for since in (node.row.away_since_ms,)
         if since > released_ms
     )

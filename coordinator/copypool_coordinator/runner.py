@@ -30,15 +30,16 @@ from copypool_coordinator.controllers.actions import (
     MarkReturned,
     Reserve,
     SealExtent,
+    SetReadonly,
     TrimProcesses,
     WriteProcess,
 )
-from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.heartbeats import Heartbeats, Loads
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.performing import Performer
-from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, brake, places
+from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, brake, closed_pools, places
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.sampling import OpenSample
 
@@ -134,6 +135,8 @@ class Runner:
             choose=chooser(self._view, loads, ordered),
             brake=self.brake(now_ms),
             orders=ordered,
+            closed=closed_pools(self._view, ordered.backups, now_ms),
+            failing=_failing(loads),
         )
         started = self._start(group, health.plan(self._view, facts))
         await self._index.refresh(self._view, facts.places, opened, self._policy, now_ms, _PASS_MAX)
@@ -281,9 +284,18 @@ class Runner:
         return str(node) if entry is None else entry.name
 
 
+def _failing(loads: Loads) -> dict[int, str]:
+    """Volumes whose node met a write error since it heard that it may write there, and the error."""
+    return {
+        volume: load.report.read_only_reason
+        for volume, load in loads.items()
+        if load.report.read_only_reason and load.report.access == "readwrite"
+    }
+
+
 def _extent_of(action: Action) -> list[int]:
     """The extent to look at once more after this action, none for actions about nodes."""
-    if isinstance(action, MarkAway | MarkReturned | WriteProcess | TrimProcesses):
+    if isinstance(action, MarkAway | MarkReturned | SetReadonly | WriteProcess | TrimProcesses):
         return []
     if isinstance(action, Reserve | SealExtent):
         return [action.extent]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts
+from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -140,12 +142,17 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     for pool, size in sorted(debts.items()):
         reasons.append(
             f"{size} bytes have no copy in pool {_pool_name(view, pool)!r} yet, the oldest since "
-            f"{reply.debt_oldest_s:.0f} s"
+            f"{reply.debt_oldest_s:.0f} s{_window_text(view, facts, pool)}"
         )
     shared = sum(mark.shared_node for mark in marks)
     if shared:
         reasons.append(f"{shared} extents have all their locations on one node: add a node, or a volume on another")
     reasons += _stuck(view, facts)
+    reasons += [
+        f"volume {name!r} is {entry.row.access} since it refused a write: {entry.row.access_reason}"
+        for name, entry in sorted(view.volumes.items())
+        if entry.row.access_reason
+    ]
     safe = [name for name, volume in sorted(view.volumes.items()) if _in_safe_mode(facts, volume.row.id)]
     if safe:
         reasons.append(
@@ -167,6 +174,20 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
 def _in_safe_mode(facts: StatusFacts, volume: int) -> bool:
     load = facts.heartbeats.last(volume)
     return load is not None and load.report.safe_mode
+
+
+def _window_text(view: ClusterView, facts: StatusFacts, pool: int) -> str:
+    """When copying into this pool begins, if it has to wait for that."""
+    entry = view.pools_by_id.get(pool)
+    if entry is None:
+        return ""
+    state = window_state(entry.row.window, entry.row.window_s, facts.now_ms)
+    if state.open:
+        return ""
+    if not state.changes_ms:
+        return ": its copy window never opens"
+    opens = datetime.fromtimestamp(state.changes_ms / 1000, UTC)
+    return f": its copy window opens at {opens:%Y-%m-%d %H:%M}Z"
 
 
 def _when(view: ClusterView, facts: StatusFacts) -> str:
@@ -242,9 +263,15 @@ def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
                 free_bytes=sum(report.free_bytes for report in reports),
                 total_bytes=sum(report.total_bytes for report in reports),
                 heartbeat_age_s=facts.heartbeats.age_s(row.id, facts.now_s),
+                maintenance_until_unix_s=_still(row.maintenance_until_ms, facts.now_ms),
             )
         )
     return found
+
+
+def _still(until_ms: int, now_ms: int) -> float | None:
+    """A time that is not over yet."""
+    return until_ms / 1000 if until_ms > now_ms else None
 
 
 def volumes(view: ClusterView, facts: StatusFacts) -> list[VolumeInfo]:

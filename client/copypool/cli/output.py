@@ -93,6 +93,11 @@ def status_text(status: StatusReply) -> str:
     ]
     if len(away) > _NODES_MAX:
         lines.append(f"            and {len(away) - _NODES_MAX} more (copypool nodes)")
+    lines += [
+        f"            {node.name} is in maintenance until {readable_time(node.maintenance_until_unix_s)}"
+        for node in status.nodes
+        if node.maintenance_until_unix_s is not None
+    ]
     return "\n".join(lines)
 
 

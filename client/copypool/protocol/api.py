@@ -339,6 +339,7 @@ class NodeInfo(msgspec.Struct):
     free_bytes: int
     total_bytes: int
     heartbeat_age_s: float | None  #: as seen by the coordinator that answers
+    maintenance_until_unix_s: float | None = None  #: announced absence: what it holds is not rebuilt until then
 
 
 class VolumeInfo(msgspec.Struct):

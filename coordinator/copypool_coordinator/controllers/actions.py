@@ -46,6 +46,22 @@ class MarkReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class SetReadonly:
+    """A volume refused a write: nothing more is written there until an operator says so."""
+
+    volume: int
+    why: str
+
+    @property
+    def key(self) -> ActionKey:
+        return ("access", self.volume)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
 class SealExtent:
     """End an extent whose writer cannot or must not append any more, at its committed length."""
 
@@ -234,6 +250,7 @@ class TrimProcesses:
 Action: TypeAlias = (
     MarkAway
     | MarkReturned
+    | SetReadonly
     | SealExtent
     | Reserve
     | Pull

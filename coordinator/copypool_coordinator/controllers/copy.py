@@ -1,5 +1,7 @@
 """CopyController: copy debt. Every committed byte goes to every copy pool of its class, oldest debt first.
 
+A pool whose window is closed gets nothing new meanwhile: the debt grows and is shown. What a node was told to pull
+before the window closed it finishes, at most an extent per pull, and a full copy is still sealed and read back.
 The work is known, not searched for: an extent is looked at when it changed or while it is off policy. Open extents
 are followed as they grow. A copy that is damaged or missing is simply debt again.
 """
@@ -20,22 +22,18 @@ if TYPE_CHECKING:
 
 def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -> list[Action]:
     """The next step of every copy that these extents lack."""
-    found: list[tuple[int, list[Action]]] = []
-    for extent in extents:
-        entry = view.extents.get(extent)
-        if entry is None:
-            continue
-        standing = facts.standing(view, extent, entry.row)
+    known = [(extent, view.extents[extent].row) for extent in extents if extent in view.extents]
+    # Places in the queues of the destinations are given out in this order.
+    known.sort(key=lambda item: debt_since_ms(facts, *item))
+    actions: list[Action] = []
+    for extent, row in known:
+        standing = facts.standing(view, extent, row)
         if standing is None:
             continue
-        steps: list[Action] = []
         for pool in standing.copies:
-            if pool.full or pool.debt_bytes:
-                steps += fill(view, facts, now_ms, extent, entry.row, standing.committed, pool)
-        if steps:
-            found.append((debt_since_ms(facts, extent, entry.row), steps))
-    found.sort(key=lambda item: item[0])
-    return [action for _, steps in found for action in steps]
+            if pool.full or (pool.debt_bytes and pool.pool not in facts.closed):
+                actions += fill(view, facts, now_ms, extent, row, standing.committed, pool)
+    return actions
 
 
 def debt_since_ms(facts: Facts, extent: int, row: ExtentRow) -> int:

@@ -106,7 +106,8 @@ def _waits(
     node = view.nodes_by_id.get(place.node)
     if reach(row, location, committed) < committed:
         patience_ms = min(facts.policy.debt_patience_ms, facts.policy.grace_ms)
-        return not patience_over(node.row if node else None, away_ms, patience_ms, now_ms)
+        # Bytes without a copy are debt, and debt does not wait for the end of anybody's maintenance.
+        return not patience_over(None, away_ms, patience_ms, now_ms)
     return bool(facts.brake) or not patience_over(node.row if node else None, away_ms, facts.policy.grace_ms, now_ms)
 
 

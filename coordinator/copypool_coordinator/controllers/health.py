@@ -2,14 +2,15 @@
 
 A lost session stops writes and nothing else (A12): the absence is written down, so that a new leader goes on waiting
 where the last one was, and the node's open extents are sealed at their committed length, fenced by its epoch. Reads
-and locations stay as they are. Owns no repair: that is for `repair` once the grace time is over.
+and locations stay as they are. A volume that refused a write becomes `readonly` until an operator says otherwise. Owns
+no repair: that is for `repair` once the grace time is over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from copypool_coordinator.controllers.actions import Action, MarkAway, MarkReturned, SealExtent
+from copypool_coordinator.controllers.actions import Action, MarkAway, MarkReturned, SealExtent, SetReadonly
 from copypool_coordinator.policy import Facts
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plan(view: ClusterView, facts: Facts) -> list[Action]:
-    """Absences to write down or to end, and open extents to seal."""
+    """Absences to write down or to end, volumes that refuse writes, and open extents to seal."""
     actions: list[Action] = []
     for node in view.nodes.values():
         away = not view.node_up(node.row.id)
@@ -25,6 +26,10 @@ def plan(view: ClusterView, facts: Facts) -> list[Action]:
             actions.append(MarkAway(node.row.id))
         elif not away and node.row.away_since_ms != 0:
             actions.append(MarkReturned(node.row.id))
+    for volume_id, why in facts.failing.items():
+        volume = view.volumes_by_id.get(volume_id)
+        if volume is not None and volume.row.access == "readwrite":
+            actions.append(SetReadonly(volume_id, why))
     for volume_id, extents in view.open_by_volume.items():
         place = facts.places.get(volume_id)
         for extent in extents:
