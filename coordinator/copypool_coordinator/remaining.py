@@ -92,19 +92,20 @@ def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
     for volume in row.volumes:
         for extent in view.extents_by_volume.get(volume, ()):
             entry = view.extents[extent].row
+            committed = facts.committed(extent, entry) or 0
             for location in entry.locations:
                 if location.volume != volume:
                     continue
                 if entry.open:
                     due = entry.opened_ms < row.created_ms and location.state == "good"
-                    due = due and not is_empty(facts.committed(extent, entry) or 0)
+                    due = due and not is_empty(committed)
                 elif location.state == "good":
                     whole = location.length >= entry.length and not is_empty(entry.length)
                     due = whole and location.verified_ms < row.created_ms
                 else:
                     due = row.fix and is_bad(location, row.created_ms)
                 if due:
-                    yield Left(extent, entry.length, entry.records, volume)
+                    yield Left(extent, committed, entry.records, volume)
 
 
 def is_bad(location: Location, since_ms: int) -> bool:
@@ -226,8 +227,8 @@ class Obstacles:
             place = facts.places.get(location.volume)
             if place is None or place.pool != pool.pool or location.volume == moving_off or not place.writable:
                 continue
-            if location.state in ("copying", "damaged", "missing") or reach(row, location, committed) < committed:
-                return None  # it grows there, or a new generation can
+            if location.state != "good" or reach(row, location, committed) < committed:
+                return None  # it grows there, or a new generation can, at once or once an old one is gone
         if self._can_place(row, pool.pool, moving_off):
             return None
         known = self._view.pools_by_id.get(pool.pool)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A volume that is fuller than the mean of its pool by less than this part of itself is left alone.
 REBALANCE_SLACK = 0.05
+#: Verbs whose work is pulls.
+_COPYING = ("restore", "move", "drain", "rebalance", "backup")
 EXTENTS_MAX = 20_000  #: of one restore of a namespace or prefix
 
 
@@ -252,10 +254,14 @@ def _nothing(row: ProcessRow) -> str:
 
 
 def _eta_s(view: ClusterView, row: ProcessRow, size: int) -> float | None:
-    """By the pace of the last process of the same verb that did something."""
-    for _, entry in sorted(view.processes.items(), reverse=True):
+    """By the pace of the last process of the same verb that did something, else of the last one that copies too."""
+    paces: dict[str, float] = {}
+    for _, entry in sorted(view.processes.items()):
         past = entry.row
         took_ms = past.ended_ms - past.created_ms
-        if past.verb == row.verb and past.done_bytes and took_ms > 0:
-            return size * took_ms / past.done_bytes / 1000
-    return None
+        if past.done_bytes and took_ms > 0:
+            paces[past.verb] = took_ms / past.done_bytes / 1000
+            if past.verb in _COPYING:
+                paces["copying"] = paces[past.verb]
+    pace = paces.get(row.verb, paces.get("copying") if row.verb in _COPYING else None)
+    return None if pace is None else size * pace

@@ -95,6 +95,11 @@ class ToyJobs:
         """An operator's word."""
         self.cluster.put(keys.named(keys.PROCESS, process), replace(self.row(process), cancelled_by="tester"))
 
+    def release_all(self) -> None:
+        """Every volume takes bytes again, also those that were given up."""
+        for entry in list(self.cluster.view.volumes.values()):
+            self._put_volume(replace(entry.row, intent="", access="readwrite"))
+
     def process_actions(self) -> list[Action]:
         """What the ProcessController asks for now."""
         return processes.plan(self.cluster.view, self._facts(), self.marks(), self.cluster.now_ms)

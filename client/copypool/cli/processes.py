@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from copypool.cli.options import Verb, Verbs, run, settings, show_json
-from copypool.cli.output import printable, readable_age, readable_bytes, readable_time, table
+from copypool.cli.output import printable, table
+from copypool.cli.process_text import preview_text, process_line, process_text
 from copypool.protocol.errors import Invalid
-from copypool.protocol.processes import Preview, ProcessInfo, ProcessRequest
+from copypool.protocol.processes import ProcessInfo, ProcessRequest
 
 if TYPE_CHECKING:
     from copypool.client import Client
 
 NOT_ALL_DONE = 3  #: exit code: the process is over and not everything is as it was asked for
-_SHOWN_MAX = 20
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,23 +38,22 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group(cls=Verbs, invoke_without_command=True)
-@click.option("--namespace", "spaced", metavar="NAME", help="Restore what this namespace's files are in.")
 @click.option("--prefix", default="", help="With --namespace: only files below this.")
 @_job
 @click.pass_context
-def restore(context: click.Context, spaced: str | None, prefix: str, preview: bool, no_wait: bool) -> None:
+def restore(context: click.Context, prefix: str, preview: bool, no_wait: bool) -> None:
     """Rebuild from the other copies what a volume, node, pool or namespace has lost.
 
     A volume or node is set `destroyed`: it is never read, and nothing on it is erased. When all of it is elsewhere
-    again, it holds nothing that anybody needs. A pool or namespace is made whole at once, without waiting for nodes
-    that may come back.
+    again, it holds nothing that anybody needs. A pool, or what the files of --namespace are in, is made whole at once,
+    without waiting for nodes that may come back.
     """
     if context.invoked_subcommand is not None:
         return
-    spaced = spaced or settings().namespace
-    if not spaced:
+    namespace = settings().namespace
+    if not namespace:
         raise click.UsageError("name a volume, a node, a pool, or --namespace")
-    _start(ProcessRequest("restore", namespace=spaced, prefix=prefix), preview, no_wait)
+    _start(ProcessRequest("restore", namespace=namespace, prefix=prefix), preview, no_wait)
 
 
 @restore.command("volume")
@@ -199,7 +198,7 @@ def process_list(running: bool, limit: int) -> None:
             show_json({"items": items})
             return
         head = ["id", "verb", "what", "state", "done", "of", "rate", "ETA", "who", "started"]
-        click.echo(table(head, [_line(one) for one in items]))
+        click.echo(table(head, [process_line(one) for one in items]))
 
     run(work)
 
@@ -279,8 +278,8 @@ async def _bar(client: Client, process_id: str) -> ProcessInfo:
     """Follow with a bar on standard error when that is a terminal."""
     last: ProcessInfo | None = None
     if not sys.stderr.isatty() or settings().json:
-        async for last in client.operator.follow(process_id):
-            pass
+        async for shown in client.operator.follow(process_id):
+            last = shown
         assert last is not None
         return last
     from rich.console import Console
@@ -301,66 +300,3 @@ def _show(shown: ProcessInfo) -> None:
         show_json(shown)
     else:
         click.echo(process_text(shown))
-
-
-def _eta(seconds: float | None) -> str:
-    return "-" if seconds is None else readable_age(seconds)
-
-
-def _line(one: ProcessInfo) -> list[str]:
-    return [
-        one.id,
-        one.verb,
-        printable(one.what),
-        one.state,
-        readable_bytes(one.done_bytes),
-        readable_bytes(one.total_bytes),
-        f"{readable_bytes(round(one.bytes_per_s))}/s",
-        _eta(one.eta_s),
-        printable(one.who),
-        readable_time(one.created_unix_s),
-    ]
-
-
-def process_text(one: ProcessInfo) -> str:
-    """One process for reading."""
-    lines = [
-        f"process   {one.id}: {one.verb} of {printable(one.what)}, asked for by {printable(one.who)}",
-        f"state     {one.state}, started {readable_time(one.created_unix_s)}, ended {readable_time(one.ended_unix_s)}",
-        f"done      {one.done_extents} of {one.total_extents} extents, {readable_bytes(one.done_bytes)} of "
-        f"{readable_bytes(one.total_bytes)}, {readable_bytes(round(one.bytes_per_s))}/s, ETA {_eta(one.eta_s)}",
-    ]
-    if one.verb == "audit":
-        lines.append(f"found     {one.found_damaged} bad locations")
-    if one.outcome:
-        lines.append(f"outcome   {printable(one.outcome)}")
-    if one.skipped:
-        lines += ["", _skipped_table(one.skipped, one.skipped_total)]
-    return "\n".join(lines)
-
-
-def _skipped_table(entries: list[Any], total: int) -> str:
-    rows = [
-        [str(each.extent), readable_bytes(each.bytes), str(each.records), printable(each.why)]
-        for each in entries[:_SHOWN_MAX]
-    ]
-    text = table(["extent", "bytes", "records", "why not"], rows)
-    return text if total <= _SHOWN_MAX else f"{text}\nand {total - _SHOWN_MAX} more (--json)"
-
-
-def preview_text(found: Preview) -> str:
-    """What would be done, for reading."""
-    lines = [
-        f"{found.verb} of {printable(found.what)}: {found.extents} extents, {readable_bytes(found.bytes)}, "
-        f"{found.records} records",
-        f"read from   {', '.join(found.sources) or '-'}",
-        f"ETA         {_eta(found.eta_s)}" + ("" if found.eta_s is not None else " (no such process has run yet)"),
-        f"cannot be   {found.blocked_extents} extents, {readable_bytes(found.blocked_bytes)}, "
-        f"{found.blocked_records} records",
-    ]
-    if found.verb == "delete":
-        lines.append(f"would die   {found.dies_extents} extents")
-    lines += [f"note        {printable(note)}" for note in found.notes]
-    if found.blocked:
-        lines += ["", _skipped_table(found.blocked, found.blocked_extents)]
-    return "\n".join(lines)

@@ -39,7 +39,7 @@ def plan(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], now_ms: int
         if row.state != "running":
             ended.append(name)
             continue
-        if row.verb == "audit":
+        if row.verb != "rebalance":
             actions += _seal(view, row)
         after = look(view, facts, marks, row, now_ms)
         if after == row:
@@ -102,7 +102,8 @@ def _ended(row: ProcessRow, state: str, stuck: Sequence[tuple[Left, Obstacle]], 
         row.outcome = _done_sentence(row)
     elif state == "cancelled":
         row.state = "cancelled"
-        row.outcome = f"cancelled by {row.cancelled_by} after {row.done_extents} of {row.total_extents} extents; what was done stays"
+        done = f"{row.done_extents} of {row.total_extents} extents"
+        row.outcome = f"cancelled by {row.cancelled_by} after {done}; what was done stays"
     else:
         row.state = "incomplete"
         size = sum(one.bytes for one, _ in stuck)
@@ -144,14 +145,15 @@ def _given_back(row: ProcessRow) -> tuple[int, ...]:
 
 
 def _seal(view: ClusterView, row: ProcessRow) -> list[Action]:
-    """Open extents from before an audit: sealed, they can be read back as a whole; writes go on in new ones."""
+    """Open extents from before the process on its volumes: sealed, they can be read back as a whole, or leave.
+
+    Writes go on in new ones.
+    """
     return [
-        SealExtent(extent, fencing=False, why="an audit reads it back")
+        SealExtent(extent, fencing=False, why=f"{row.verb} of {row.what}")
         for volume in row.volumes
         for extent in view.extents_by_volume.get(volume, ())
-        if (opened := view.extents[extent].row).open
-        and opened.opened_ms < row.created_ms
-        and any(each.volume == volume and each.state == "good" for each in opened.locations)
+        if (opened := view.extents[extent].row).open and opened.opened_ms < row.created_ms
     ]
 
 
