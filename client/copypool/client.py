@@ -20,6 +20,7 @@ from copypool.bodies import Content
 from copypool.coordinators import Coordinators
 from copypool.deleting import delete_listed
 from copypool.insight import Insight
+from copypool.operating import Operator
 from copypool.policies import Policies
 from copypool.profile import Profile, find_profile, load_profile
 from copypool.protocol.api import (
@@ -99,6 +100,7 @@ class Client:
         self.reports = ReadReports(self._coordinators)
         self.segments = SegmentReader(self._transport, self.reports)
         self._reader = Reader(self._coordinators, self.segments)
+        self.operator = Operator(self._coordinators)  #: long jobs, and the volumes that they empty
         self.policies = Policies(self._coordinators)  #: pools, volumes, namespaces' policies, maintenance
 
     @classmethod

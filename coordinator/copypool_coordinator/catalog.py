@@ -39,6 +39,7 @@ from copypool_coordinator.drafting import CheckCapability
 from copypool_coordinator.etcd import Etcd
 from copypool_coordinator.events import EventLog
 from copypool_coordinator.extents import ChooseTwin, Extents, Opened
+from copypool_coordinator.jobs import Jobs
 from copypool_coordinator.placed import Placed, VerifyOutcome
 from copypool_coordinator.policies import Policies
 from copypool_coordinator.rows import EventRow, FileRow, LeaderRow, Location, NodeRow, PoolRow, TokenRow, VolumeRow
@@ -80,6 +81,7 @@ class Catalog:
         self.policies = Policies(self._core, self._extents)
         self._admin = Admin(self._core, self.policies)
         self._sweeping = Sweeping(self._core)
+        self.jobs = Jobs(self._core, self._extents)  #: processes and the intents that go with them
         self._events = EventLog(self._core)
 
     @property
@@ -200,10 +202,14 @@ class Catalog:
         *,
         wanted: int = 1,
         verified_since_ms: int = 0,
+        forced: bool = False,
     ) -> bool:
-        """Set a location to `dropping` if the last-copy rule lets it go; False, and nothing changed, if not."""
+        """Set a location to `dropping` if the last-copy rule lets it go; False, and nothing changed, if not.
+
+        `forced` is an operator's word, given after he was shown what dies.
+        """
         return await self._placed.begin_drop(
-            extent, volume, generation, leader, wanted=wanted, verified_since_ms=verified_since_ms
+            extent, volume, generation, leader, wanted=wanted, verified_since_ms=verified_since_ms, forced=forced
         )
 
     async def finish_drop(self, extent: int, volume: int, generation: int, leader: LeaderGuard) -> None:

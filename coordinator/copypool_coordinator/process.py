@@ -38,6 +38,7 @@ from copypool_coordinator.node_api import NodeApi
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.policy_api import PolicyApi
+from copypool_coordinator.process_api import ProcessApi
 from copypool_coordinator.proving import Prover
 from copypool_coordinator.reports import Reports
 from copypool_coordinator.streaming import Reading
@@ -190,13 +191,16 @@ class Coordinator:
         clients = ClientApi(
             catalog, auth, locator, leasing, reading, duties.overview, reports, body_bytes=limits.rpc_body_bytes
         )
+        policies = PolicyApi(catalog, auth, duties.overview, config.name, body_bytes=limits.rpc_body_bytes)
         prover = Prover(catalog, locator, reading, duties.sample, policy, duties.overview.caught_up)
         insight = InsightApi(catalog, auth, prover, body_bytes=limits.rpc_body_bytes)
-        policies = PolicyApi(catalog, auth, duties.overview, config.name, body_bytes=limits.rpc_body_bytes)
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         self._catalog, self._lookups = catalog, lookups
-        self._front.open({**clients.routes(), **policies.routes(), **insight.routes(), **nodes.routes()}, files)
+        jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
+        self._front.open(
+            {**clients.routes(), **policies.routes(), **jobs.routes(), **insight.routes(), **nodes.routes()}, files
+        )
         await catalog.announce(self.url)
         return duties
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from copypool.cli import admin, cluster, files, insight, namespaces, policies
+from copypool.cli import admin, cluster, files, insight, namespaces, policies, processes
 from copypool.cli.options import Verb, Verbs, settings, show_json
 from copypool.protocol.errors import CopypoolError
 
@@ -70,9 +70,19 @@ _FILES: list[click.Command] = [files.put, files.get, files.cat, files.ls, files.
 _LISTS: list[click.Command] = [cluster.nodes, cluster.volumes, cluster.pools, cluster.damaged, cluster.events]
 for _command in [*_FILES, *_LISTS, cluster.status, cluster.wait, namespaces.namespace, admin.token]:
     cli.add_command(_command)
-cli.add_command(insight.prove)
-for _command in [policies.pool, policies.volume, policies.maintenance]:
+_JOBS: list[click.Command] = [
+    processes.restore,
+    processes.audit,
+    processes.move,
+    processes.drain,
+    processes.rebalance,
+    processes.delete,
+    processes.backup,
+    processes.process,
+]
+for _command in [policies.pool, policies.volume, policies.maintenance, *_JOBS]:
     cli.add_command(_command)
+cli.add_command(insight.prove)
 for _command in _LISTS:
     query.add_command(_command)
 
