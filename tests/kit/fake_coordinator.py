@@ -20,6 +20,7 @@ from aiohttp import web
 from copypool.protocol import internal
 from copypool.protocol.api import AccessMode, LocationState, SegmentRef
 from copypool.protocol.capability import (
+    AppendCapability,
     PullCapability,
     ReadCapability,
     WriteCapability,
@@ -27,8 +28,9 @@ from copypool.protocol.capability import (
     derive_node_keys,
     seal_capability,
 )
-from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Forbidden, Unauthorized, to_body
+from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Forbidden, Unauthorized, Unavailable, to_body
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, EntryResult, ExtentClass, Refusal
+from copypool.protocol.twins import TwinTarget
 
 MASTER = b"m" * 32
 JOIN_TOKEN = "let-me-in"
@@ -49,6 +51,7 @@ class Extent:
     group: int = -1
     sealed: bool = False
     refusals: list[Refusal] = field(default_factory=list)
+    twin: TwinTarget | None = None  #: while it gets every group
 
 
 @dataclass
@@ -94,6 +97,8 @@ class FakeCoordinator:
         self.waiting: Counter[str] = Counter()  #: calls that a hold keeps
         self.passes: Counter[str] = Counter()  #: calls that go by a hold
         self._next_extent = 1
+        self.extent_class = ExtentClass(1, "primary", ["copy"], "primary")
+        self.twins: list[tuple[int, int, str]] = []  #: (node, volume, its name) where twins may be, best first
 
     # -- what a test asks for ---------------------------------------------------------------------
     def hold(self, verb: str, *, after: int = 0) -> asyncio.Event:
@@ -275,6 +280,11 @@ class FakeCoordinator:
             for (extent, volume), (generation, state, length) in self.copies.items()
             if volume == body.volume and extent > body.after
         ]
+        found += [
+            internal.OwnExtent(one.id, one.twin.generation, "good", one.length if one.group >= 0 else 0, False, False)
+            for one in self.extents.values()
+            if one.twin is not None and one.twin.volume == body.volume and one.id > body.after
+        ]
         found.sort(key=lambda one: one.extent)
         page, rest = found[:2], found[2:]
         return internal.OwnExtentsReply(page, page[-1].extent if rest else -1, self.revision)
@@ -282,12 +292,40 @@ class FakeCoordinator:
     # -- extents ------------------------------------------------------------------------------
     def _open(self, body: internal.OpenExtentRequest) -> internal.OpenExtentReply:
         self._check(body.node_id, body.epoch)
-        extent = Extent(self._next_extent, body.volume, body.node_id, body.epoch, self._bump())
+        twin = self._twin(body, self._next_extent) if self.extent_class.ack == "copy" else None
+        extent = Extent(self._next_extent, body.volume, body.node_id, body.epoch, self._bump(), twin=twin)
         self._next_extent += 1
         self.extents[extent.id] = extent
-        return internal.OpenExtentReply(
-            extent.id, extent.generation, extent.revision, ExtentClass(body.class_id, "primary", ["copy"], "primary")
+        return internal.OpenExtentReply(extent.id, extent.generation, extent.revision, self.extent_class, twin)
+
+    def _twin(self, body: internal.OpenExtentRequest, extent: int) -> TwinTarget | None:
+        places = sorted(
+            (one for one in self.twins if one[0] != body.node_id), key=lambda one: one[0] in body.avoid_nodes
         )
+        if not places:
+            if self.extent_class.on_copy_failure == "fail":
+                raise Unavailable("there is no place for a twin", twin=True)
+            return None
+        node, volume, name = places[0]
+        right = AppendCapability(1, node, body.node_id, extent, volume, 2, self.now_ms() + LIFE_MS)
+        text = seal_capability(right, derive_node_keys(MASTER, node, 1))
+        return TwinTarget(node, f"n{node}", self.urls[node], volume, name, 2, text)
+
+    def _claimed(self, body: internal.CommitRequest, extent: Extent) -> None:
+        """The twin is claimed under a living session, or it ends as a copy of what was committed before."""
+        for claim in body.claims:
+            assert extent.twin is not None, "a claim for a twin that has ended"
+            assert (claim.node_id, claim.volume) == (extent.twin.node_id, extent.twin.volume)
+            if self.sessions.get(claim.node_id, (0, b""))[0] != claim.epoch:
+                raise Unavailable("the twin's session is over", claim=claim.node_id)
+        if extent.twin is not None and not body.claims:
+            self._end_twin(extent)
+
+    def _end_twin(self, extent: Extent) -> None:
+        twin, extent.twin = extent.twin, None
+        if twin is not None:
+            length = extent.length if extent.group >= 0 else 0
+            self.copies[extent.id, twin.volume] = (twin.generation, "good" if length else "copying", length)
 
     def _commit(self, body: internal.CommitRequest) -> internal.CommitReply:
         extent = self.extents[body.extent]
@@ -303,6 +341,7 @@ class FakeCoordinator:
             raise Fenced(f"extent {body.extent} is at revision {extent.revision}, sealed: {extent.sealed}")
         assert body.old_length == extent.length, "a group does not begin where the last one ended"
         assert body.group == extent.group + 1, "a group number was left out"
+        self._claimed(body, extent)
         keys = [(entry.namespace, entry.path) for entry in body.entries]
         assert len(set(keys)) == len(keys), "a path twice in one group"
         results = [self._judge(entry) for entry in body.entries]
@@ -316,6 +355,8 @@ class FakeCoordinator:
             Refusal(body.group, index) for index, result in enumerate(results) if result.outcome != "committed"
         ]
         extent.group, extent.length, extent.sealed = body.group, body.new_length, body.seal
+        if body.seal:
+            self._end_twin(extent)
         extent.revision = self._bump()
         return internal.CommitReply(extent.revision, extent.length, results)
 
@@ -369,6 +410,7 @@ class FakeCoordinator:
         extent = self.extents[extent_id]
         if not extent.sealed:
             extent.sealed = True
+            self._end_twin(extent)
             extent.revision = self._bump()
         return internal.SealReply(extent.id, extent.generation, extent.length, extent.refusals, extent.group)
 
