@@ -327,13 +327,13 @@ class Client:
         """Whether every live byte is proven to be where policy says, and why not."""
         return await self._coordinators.call("status", Empty(), StatusReply)
 
-    async def wait_copied(self, timeout_s: float) -> CopiedReply:
-        """Wait until everything committed before this call is good in every copy pool of its class.
+    async def wait_copied(self, timeout_s: float, *, namespace: str = "") -> CopiedReply:
+        """Wait until everything committed before this call, or in a namespace, is good in every copy pool of its class.
 
         `Unavailable` after `timeout_s`, naming what is left. Safe to repeat.
         """
         until_s = time.monotonic() + timeout_s
-        request = WaitCopied()
+        request = WaitCopied([], check_name(namespace, "namespace") if namespace else "")
         delay_s = _COPIED_POLL_FIRST_S
         while True:
             reply = await self._coordinators.call("copied", request, CopiedReply)
@@ -345,7 +345,7 @@ class Client:
                     debt_bytes=reply.debt_bytes,
                     debt_extents=reply.debt_extents,
                 )
-            request = WaitCopied(reply.marks)
+            request = WaitCopied(reply.marks, namespace)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 1.5, _COPIED_POLL_MAX_S)
 

@@ -231,10 +231,13 @@ class ClientApi:
     # -- overview ----------------------------------------------------------------------------------
     async def _status(self, principal: Principal, _: api.Empty) -> api.StatusReply:
         principal.require(Role.reader)
-        return await self._overview.status()
+        found = await self._overview.status()
+        if principal.namespace:
+            found.namespaces = [each for each in found.namespaces if each.namespace == principal.namespace]
+        return found
 
     async def _copied(self, principal: Principal, body: api.WaitCopied) -> api.CopiedReply:
-        principal.require(Role.reader)
+        principal.require(Role.reader, body.namespace or None)
         return await self._overview.copied(body)
 
     async def _nodes(self, _: Principal, __: api.Empty) -> api.NodeList:

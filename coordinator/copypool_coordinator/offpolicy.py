@@ -18,6 +18,7 @@ from copypool_coordinator import twins
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.protection import Standing, VolumeFacts, assess, is_appended, is_empty, lacks_proof
 from copypool_coordinator.rows import ExtentRow, OpenRow
+from copypool_coordinator.scrubbing import ScrubLedger
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -43,6 +44,7 @@ class Mark(NamedTuple):
     unavailable_files: int
     lost_files: int
     extra: int  #: locations that are not needed, or on their way in or out
+    debt_records: tuple[tuple[int, int], ...] = ()  #: (copy pool, records not there)
     leaving: int = 0  #: locations on volumes that are being emptied, or were given up
 
     @property
@@ -62,6 +64,7 @@ class OffPolicy:
         self._round: deque[int] = deque()
         self._lengths: dict[int, int] = {}  #: of open extents at the last look
         self._lock = asyncio.Lock()
+        self.scrub = ScrubLedger()
 
     @property
     def pending(self) -> int:
@@ -116,6 +119,7 @@ class OffPolicy:
         extent: int,
     ) -> None:
         entry = view.extents.get(extent)
+        self.scrub.note(extent, None if entry is None else entry.row, policy, now_ms)
         if entry is None:
             self.marks.pop(extent, None)
             return
@@ -162,9 +166,24 @@ def look(
         unavailable_files=unavailable,
         lost_files=lost,
         extra=max(0, len(row.locations) - wanted),
+        debt_records=tuple((pool, _records_behind(row, sample, places, pool)) for pool, _ in debt),
         leaving=sum(1 for each in row.locations if _is_leaving(places.get(each.volume))),
     )
     return mark if any(mark) else None
+
+
+def _records_behind(row: ExtentRow, sample: OpenRow | None, places: Mapping[int, VolumeFacts], pool: int) -> int:
+    """Committed records that no counted good location of the pool holds."""
+    committed = sample.records if row.open and sample is not None else row.records
+    there = max(
+        (
+            committed if is_appended(row, each) else each.records
+            for each in row.locations
+            if each.state == "good" and (place := places.get(each.volume)) and place.counted and place.pool == pool
+        ),
+        default=0,
+    )
+    return max(0, committed - there)
 
 
 def _is_leaving(place: VolumeFacts | None) -> bool:

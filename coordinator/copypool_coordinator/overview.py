@@ -18,7 +18,7 @@ from copypool.protocol.api import (
     VolumeInfo,
     WaitCopied,
 )
-from copypool.protocol.errors import CatalogDown, CopypoolError, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, NotFound, Unavailable
 from copypool_coordinator import keys, orders, status, waiting
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.heartbeats import Heartbeats
@@ -80,6 +80,10 @@ class Overview:
         facts = await self.gather(0.0)
         return status.build(self._view, facts if current else replace(facts, current=False))
 
+    async def status_lately(self, max_age_s: float) -> StatusReply:
+        """The same from memory alone, at most this old: for whoever asks all the time."""
+        return status.build(self._view, await self.gather(max_age_s))
+
     async def nodes(self) -> list[NodeInfo]:
         """Every node."""
         return status.nodes(self._view, await self.gather(_FRESH_S))
@@ -112,7 +116,13 @@ class Overview:
             raise CatalogDown("etcd does not tell how long the open extents are")
         if not request.marks and facts.pending:
             raise Unavailable(f"{facts.pending} changed extents were not looked at yet: repeat")
-        marks = request.marks or waiting.take_marks(self._view, facts.marks, self._sample.rows)
+        namespace = None
+        if request.namespace:
+            entry = self._view.namespaces.get(request.namespace)
+            if entry is None:
+                raise NotFound(f"no namespace {request.namespace!r}")
+            namespace = entry.row.id
+        marks = request.marks or waiting.take_marks(self._view, facts.marks, facts.opened, namespace)
         return waiting.reply(waiting.unreached(self._view, marks, facts.places, self._sample.rows), facts.marks)
 
     async def planning(self, *, catch_up: bool = False) -> tuple[Facts, Mapping[int, Mark]]:
@@ -191,6 +201,8 @@ class Overview:
                 brake=brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms),
                 coordinator=self._name,
                 catalog_bytes=await self._size(),
+                opened=opened,
+                scrub=self._index.scrub.progress(self._policy, now_ms),
             )
             return self._facts
 

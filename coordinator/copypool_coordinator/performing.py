@@ -212,8 +212,7 @@ class Performer:
         await self._link.send(action.node, "verify", command, Empty)
         self._memory.note_verify(key, Told(now_ms, action.epoch, action.length, action.sealed))
         if location is not None and location.verified_ms and action.routine:
-            pause_ms = action.length * 1000 // self._policy.scrub_bytes_per_s
-            self._memory.scrub_from_ms[key.volume] = now_ms + pause_ms
+            self._memory.scrub_from_ms[key.volume] = now_ms + action.pause_ms
 
     async def _begin_drop(self, action: BeginDrop) -> None:
         key = action.location

@@ -42,7 +42,8 @@ class Policy:
     pulls_per_volume: int = 16  #: unfinished pulls that a destination volume is told of
     verifies_per_volume: int = 2  #: routine ones that a volume is told of
     urgent_verifies_per_volume: int = 16  #: those that a drop, or an operator's audit, waits for
-    scrub_bytes_per_s: int = 32 * 1024 * 1024  #: per volume, for locations that have been verified before
+    scrub_bytes_per_s: int = 32 * 1024 * 1024  #: per volume, at most, for locations that have been verified before
+    scrub_floor_bytes_per_s: int = 1024 * 1024  #: per volume, at least
     process_patience_ms: int = 60_000  #: a process with nothing left that could go on ends after this
 
     @property
@@ -149,6 +150,7 @@ class Facts:
     opened: Mapping[int, OpenRow]  #: sample of `o/`, at most seconds old
     memory: Memory
     choose: Chooser
+    stored_bytes: Mapping[int, int] = field(default_factory=dict)  #: by volume, as their nodes say
     brake: str = ""  #: why nothing that is merely away may be rebuilt, or ""
     orders: Orders = field(default_factory=Orders)
     closed: frozenset[int] = frozenset()  #: copy pools whose window is closed: nothing new is copied into them

@@ -19,7 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from copypool.protocol.errors import CatalogDown, CopypoolError
-from copypool_coordinator import node_link, server
+from copypool_coordinator import node_link, protection_metrics, server
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
@@ -36,6 +36,7 @@ from copypool_coordinator.lookups import Lookups
 from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_api import NodeApi
 from copypool_coordinator.node_link import NodeLink
+from copypool_coordinator.overview import Overview
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.policy_api import PolicyApi
 from copypool_coordinator.process_api import ProcessApi
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _READY_TIMEOUT_S = 30.0
+#: /metrics waits this long for protection, which may be this old.
+_METRICS_S = 2.0
+_METRICS_AGE_S = 5.0
 #: A mirror that brought nothing for this long is not current: the leader writes a row every second.
 CURRENT_S = 10.0
 
@@ -65,6 +69,7 @@ class Coordinator:
         )
         self._listener: server.Listener | None = None
         self._catalog: Catalog | None = None
+        self._overview: Overview | None = None
         self._lookups: Lookups | None = None
 
     @property
@@ -196,8 +201,8 @@ class Coordinator:
         insight = InsightApi(catalog, auth, prover, body_bytes=limits.rpc_body_bytes)
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
-        self._catalog, self._lookups = catalog, lookups
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
+        self._catalog, self._lookups, self._overview = catalog, lookups, duties.overview
         self._front.open(
             {**clients.routes(), **policies.routes(), **jobs.routes(), **insight.routes(), **nodes.routes()}, files
         )
@@ -254,7 +259,21 @@ class Coordinator:
             ]
         if self._lookups is not None:
             gauges.append(("copypool_lookups_waiting", "Lookups not sent yet.", float(self._lookups.waiting)))
-        return web.Response(text=self._metrics.text(gauges), headers={"Content-Type": "text/plain; version=0.0.4"})
+        text = self._metrics.text(gauges) + await self._protection_text()
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _protection_text(self) -> str:
+        """Protection as seen from here; left out while it cannot be told in time."""
+        if self._overview is None or self._catalog is None:
+            return ""
+        try:
+            async with asyncio.timeout(_METRICS_S):
+                found = await self._overview.status_lately(_METRICS_AGE_S)
+        except (CopypoolError, TimeoutError) as error:
+            log.info("metrics without protection: %s", error)
+            return ""
+        ids = {name: entry.row.id for name, entry in self._catalog.view.namespaces.items()}
+        return "\n".join(protection_metrics.lines(found, ids)) + "\n"
 
     def _leads(self) -> bool:
         leader = self._catalog.view.leader if self._catalog is not None else None

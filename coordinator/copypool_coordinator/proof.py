@@ -142,6 +142,7 @@ class Tally:
     coverage: Coverage = field(default_factory=Coverage)
     _counts: dict[str, dict[int, list[int]]] = field(default_factory=dict)
     _pools: dict[int, _PoolSums] = field(default_factory=dict)
+    _whys: list[tuple[str, int | None]] = field(default_factory=list)  #: of the problems: sentence and pool
 
     def add(self, item: Item) -> None:
         """Count one item. One without pieces (no byte anywhere) has nothing that could be lost."""
@@ -164,7 +165,8 @@ class Tally:
                 table.setdefault(number, [0, 0])[1] += piece.bytes
         self._add_to_pools(item)
         if not all(proven) and len(total.problems) < self.problems_max:
-            total.problems.append(Problem(item.name, self._why(item)))
+            total.problems.append(Problem(item.name, ""))
+            self._whys.append(_why(item))
 
     def _add_to_pools(self, item: Item) -> None:
         pools = {pool for piece in item.pieces for pool in piece.wanted}
@@ -189,23 +191,13 @@ class Tally:
             elif any(pool in piece.wanted and all(held.pool != pool for held in piece.held) for piece in item.pieces):
                 sums.missing_files += item.files
 
-    def _why(self, item: Item) -> str:
-        for piece in item.pieces:
-            if not piece.held:
-                return "bytes without any good location that counts"
-        for piece in item.pieces:
-            lacking = [pool for pool in piece.wanted if all(held.pool != pool for held in piece.held)]
-            if lacking:
-                return f"no good location in pool {lacking[0]}"
-            if not at_policy(piece):
-                return "its locations share a node"
-        return "not read back within two scrub periods at every location"
-
     def result(self, pool: Callable[[int], tuple[str, str]]) -> Coverage:
         """The sums; `pool` gives a pool's name and type."""
         total = self.coverage
         for level, table in self._counts.items():
             setattr(total, level, [CopyCount(number, *table[number]) for number in sorted(table)])
+        for problem, (why, pool_id) in zip(total.problems, self._whys, strict=True):
+            problem.why = why if pool_id is None else f"{why} {pool(pool_id)[0]!r}"
         total.pools = []
         for pool_id, sums in self._pools.items():
             name, kind = pool(pool_id)
@@ -224,6 +216,20 @@ class Tally:
             )
         total.pools.sort(key=lambda each: (each.type != "primary", each.pool))
         return total
+
+
+def _why(item: Item) -> tuple[str, int | None]:
+    """Why an item is not proven, and the pool that the sentence ends with."""
+    for piece in item.pieces:
+        if not piece.held:
+            return "bytes without any good location that counts", None
+    for piece in item.pieces:
+        lacking = [pool for pool in piece.wanted if all(held.pool != pool for held in piece.held)]
+        if lacking:
+            return "no good location in pool", lacking[0]
+        if not at_policy(piece):
+            return "its locations share a node", None
+    return "not read back within two scrub periods at every location", None
 
 
 def _distinct(values: Iterable[object]) -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+from msgspec.structs import replace
 
 from copypool.protocol.api import LIST_MAX, SegmentRef
 from copypool.protocol.errors import CopypoolError, NotFound, Unavailable
 from copypool.protocol.insight import PROBLEMS_MAX, ProveReply, ProveRequest
+from copypool_coordinator import twins
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.policy import Policy, places
@@ -100,6 +103,7 @@ class Prover:
             row = await self._settled(extent, entry.row, opened)
             if row is None:
                 continue
+            row = twins.as_sampled(row, opened.get(extent))
             for item in pieces_of_extent(
                 f"extent {extent}", row, opened.get(extent), extent_class.row, volumes, domains
             ):
@@ -130,11 +134,13 @@ class Prover:
         namespace = self._locator.namespace(request.namespace)
         rows, cursor = await self._catalog.scan(namespace.id, request.prefix, request.after, LIST_MAX, scope_prefix)
         domains = domains_of(self._view)
+        # After the rows: what a row names was committed with the lengths that are read here, or with later ones.
+        opened = await self._sample.refresh(max_age_s=0.0)
         for number, (path, row) in enumerate(rows):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
             try:
-                item = await self._item(namespace, path, row, places(self._view), domains)
+                item = await self._item(namespace, path, row, opened, places(self._view), domains)
             except NotFound:
                 continue  # deleted since the page was read
             tally.add(item)
@@ -145,18 +151,21 @@ class Prover:
         namespace: NamespaceRow,
         path: str,
         row: FileRow,
+        opened: Mapping[int, OpenRow],
         volumes: dict[int, VolumeFacts],
         domains: dict[int, Domain],
     ) -> Item:
         """The file's segments and the record that made it."""
         located = await self._locator.locate(namespace.id, path, row, row.version)
+        if located.opened:
+            opened = {**opened, **located.opened}
         pieces = []
         if row.flags & FileFlag.multipart and not row.flags & FileFlag.in_manifest:
             record = await self._locator.record_of(located)
-            pieces.append(self._piece(record, row.record, 0, namespace, volumes, domains))
+            pieces.append(self._piece(record, row.record, 0, namespace, opened, volumes, domains))
         data = located
         if row.flags & FileFlag.in_manifest:
-            pieces.append(self._piece(located, row.record, 0, namespace, volumes, domains))
+            pieces.append(self._piece(located, row.record, 0, namespace, opened, volumes, domains))
             try:
                 segments = await self._reading.segments(located)
                 data = await self._locator.locate_segments(located, segments)
@@ -164,7 +173,9 @@ class Prover:
                 raise
             except CopypoolError:
                 return Item(path, 1, (*pieces, Piece(row.size, (), self._wanted(namespace.class_id))))
-        pieces += [self._piece(data, segment, segment.length, namespace, volumes, domains) for segment in data.segments]
+        pieces += [
+            self._piece(data, segment, segment.length, namespace, opened, volumes, domains) for segment in data.segments
+        ]
         return Item(path, 1, tuple(pieces))
 
     def _piece(
@@ -173,6 +184,7 @@ class Prover:
         segment: SegmentRef,
         size: int,
         namespace: NamespaceRow,
+        opened: Mapping[int, OpenRow],
         volumes: dict[int, VolumeFacts],
         domains: dict[int, Domain],
     ) -> Piece:
@@ -182,6 +194,9 @@ class Prover:
             if known is None:
                 return Piece(size, (), self._wanted(namespace.class_id))
             extent = known.row
+        sample = opened.get(segment.extent)
+        # Sealed or opened since the sample: a twin then counts once its row says how long it is.
+        extent = replace(extent, twin=0) if extent.open and sample is None else twins.as_sampled(extent, sample)
         end = end_of(segment)
         # A row is committed together with its bytes, so the writer of an open extent reaches their end.
         committed = max(end, extent.length)

@@ -134,6 +134,7 @@ class Runner:
             memory=self._memory,
             choose=chooser(self._view, loads, ordered),
             brake=self.brake(now_ms),
+            stored_bytes={volume: load.report.stored_bytes for volume, load in loads.items()},
             orders=ordered,
             closed=closed_pools(self._view, ordered.backups, now_ms),
             failing=_failing(loads),

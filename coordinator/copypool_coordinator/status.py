@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import DamagedEntry, DamagedReply, NodeInfo, PoolInfo, StatusReply, VolumeInfo
+from copypool.protocol.protection import ScrubProgress
+from copypool_coordinator import exposure, rpo
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts
+from copypool_coordinator.rows import OpenRow
 from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 _SAMPLE = 64
 #: Damaged locations in one answer.
 DAMAGED_MAX = 10_000
+#: A reading that is older than so many scrub periods will hardly be in time: its proof ends after two.
+SCRUB_LATE = 1.5
 #: A leader that writes no clock for this long does not work, or clocks are this far apart.
 CLOCK_MAX_MS = 15_000
 #: A pass of the controllers takes seconds at most.
@@ -51,6 +56,8 @@ class StatusFacts:
     brake: str
     coordinator: str
     catalog_bytes: int
+    opened: Mapping[int, OpenRow] = field(default_factory=dict)  #: the open extents' commit rows
+    scrub: ScrubProgress | None = None
     current: bool = True  #: memory shows everything that was committed before the question
 
 
@@ -78,6 +85,10 @@ def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
         coordinator=facts.coordinator,
         brake=facts.brake,
         catalog_bytes=facts.catalog_bytes,
+        pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
+        namespaces=rpo.by_namespace(view, facts.marks, facts.opened, facts.now_ms),
+        warnings=exposure.warnings(view, facts.places),
+        scrub=facts.scrub,
     )
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
     reply.healthy = not reply.reasons
@@ -166,6 +177,12 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     if stale:
         days = facts.policy.proof_life_ms / 86_400_000
         reasons.append(f"{stale} bytes were last read back more than {days:.1f} days ago: the scrub is behind")
+    elif facts.scrub is not None and facts.scrub.oldest_s > SCRUB_LATE * facts.scrub.period_s:
+        reasons.append(
+            f"the scrub will miss its deadline: something was last read back {facts.scrub.oldest_s / 86_400:.1f} days "
+            f"ago, and everything should be within {facts.scrub.period_s / 86_400:.1f}"
+        )
+    reasons += exposure.not_rebuildable(view, facts.places)
     if facts.brake:
         reasons.append(facts.brake)
     return reasons

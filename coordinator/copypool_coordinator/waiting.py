@@ -15,6 +15,7 @@ from copypool_coordinator import twins
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.protection import VolumeFacts, assess
 from copypool_coordinator.rows import ExtentRow, OpenRow
+from copypool_coordinator.rpo import end_of_namespace
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -23,13 +24,22 @@ if TYPE_CHECKING:
 MARKS_MAX = 100_000
 
 
-def take_marks(view: ClusterView, debts: Mapping[int, Mark], opened: Mapping[int, OpenRow]) -> list[list[int]]:
-    """Marks of all that is not copied now. `opened` must have been read after the caller asked."""
+def take_marks(
+    view: ClusterView, debts: Mapping[int, Mark], opened: Mapping[int, OpenRow], namespace: int | None = None
+) -> list[list[int]]:
+    """Marks of all that is not copied now, or of what a namespace may have in it.
+
+    `opened` must have been read after the caller asked.
+    """
     marks = []
     for extent, mark in debts.items():
         entry = view.extents.get(extent)
-        if entry is not None and mark.debt:
+        if entry is None or not mark.debt:
+            continue
+        if namespace is None:
             marks.append([extent, _committed(extent, entry.row, opened)])
+        elif end := end_of_namespace(entry.row, opened.get(extent), namespace):
+            marks.append([extent, end])
     return marks
 
 

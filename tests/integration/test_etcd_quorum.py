@@ -14,7 +14,7 @@ from kit.workload import Writers, all_read_back, working
 
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[RealCluster]:
-    with real_cluster(Sizes(etcd=3, coordinators=2, primary_nodes=1, copy_nodes=1)) as cluster:
+    with real_cluster(Sizes(etcd=3, coordinators=2, primary_nodes=2, copy_nodes=1)) as cluster:
         yield cluster
 
 

@@ -159,7 +159,7 @@ def test_a_file_is_as_well_covered_as_its_worst_segment() -> None:
     assert [(each.count, each.files, each.bytes) for each in found.copies] == [(1, 1, 7), (2, 0, 100)]
     assert (found.at_policy_files, found.at_policy_bytes, found.proven) == (0, 100, False)
     assert found.problems[0].what == "a/b"
-    assert "no good location in pool 2" in found.problems[0].why
+    assert "no good location in pool '2'" in found.problems[0].why
 
 
 def test_old_proof_is_no_proof() -> None:

@@ -11,9 +11,9 @@ from copypool_coordinator import keys, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
-from copypool_coordinator.rows import FORMAT, CoordinatorRow, CountersRow, LeaderRow
+from copypool_coordinator.rows import FORMAT, ClassRow, ClockRow, CoordinatorRow, CountersRow, LeaderRow, NamespaceRow
 from copypool_coordinator.status import StatusFacts
-from kit.toy_cluster import MIB, ToyCluster
+from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
 
 E = 7
 
@@ -284,3 +284,50 @@ async def test_waiting_goes_on_when_the_copy_that_was_there_is_gone() -> None:
 def test_marks_that_no_call_gave_out_are_refused(marks: list[list[int]]) -> None:
     with pytest.raises(Invalid):
         waiting.check_marks(marks)
+
+
+async def test_a_leader_that_only_keeps_its_lease_is_a_reason() -> None:
+    seen = Seen(ToyCluster())
+    now_ms = seen.cluster.now_ms
+    seen.cluster.put(keys.CLOCK, ClockRow(FORMAT, now_ms, now_ms - 1_000))
+    assert (await seen.status()).healthy
+    seen.cluster.put(keys.CLOCK, ClockRow(FORMAT, now_ms, now_ms - status.PASS_MAX_MS - 1_000))
+    assert "have not finished a pass for 61 s" in only(await seen.status())
+    seen.cluster.put(keys.CLOCK, ClockRow(FORMAT, now_ms, now_ms, "3 steps failed"))
+    assert only(await seen.status()) == "coordinator1 leads: 3 steps failed"
+    seen.cluster.put(keys.CLOCK, ClockRow(FORMAT, now_ms - status.CLOCK_MAX_MS - 1_000, now_ms))
+    assert "has not written its clock for 16 s" in only(await seen.status())
+
+
+async def test_what_lags_behind_the_question_is_not_green() -> None:
+    assert "has not caught up with etcd" in only(await Seen(ToyCluster()).status(current=False))
+
+
+async def test_one_primary_node_is_not_green_and_one_of_anything_is_said() -> None:
+    seen = Seen(ToyCluster(primary_nodes=1, copy_nodes=1))
+    seen.cluster.put(keys.named(keys.NAMESPACE, "default"), NamespaceRow(FORMAT, 1, CLASS))
+    reply = await seen.status()
+    assert "no second primary node in pool 'primary'" in only(reply)
+    assert any("copy pool 'copy' is on one node" in warning for warning in reply.warnings)
+
+
+async def test_a_namespace_without_copies_and_a_cluster_in_one_zone_are_said_plainly() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.put(keys.named(keys.CLASS, "bare"), ClassRow(FORMAT, 9, PRIMARY, [], "primary"))
+    seen.cluster.put(keys.named(keys.NAMESPACE, "bare"), NamespaceRow(FORMAT, 1, 9))
+    for node in range(1, 5):
+        row = seen.cluster.view.nodes[f"node{node}"].row
+        seen.cluster.put(keys.named(keys.NODE, f"node{node}"), replace(row, zone="here"))
+    reply = await seen.status()
+    assert reply.healthy, "policy is met"
+    assert any("bare has no copy pool" in warning for warning in reply.warnings)
+    assert any("in one zone (here)" in warning for warning in reply.warnings)
+
+
+async def test_a_scrub_that_will_be_late_is_a_reason_before_proof_ends() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.wait(int(1.6 * seen.cluster.policy.scrub_period_ms))
+    await seen.facts()
+    scrub = seen.index.scrub.progress(seen.cluster.policy, seen.cluster.now_ms)
+    assert "the scrub will miss its deadline" in only(await seen.status(scrub=scrub))

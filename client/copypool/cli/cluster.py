@@ -147,11 +147,11 @@ def events(follow: bool, after: str) -> None:
 @click.option("--copied", is_flag=True, required=True, help="Until everything stored before now is copied.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=600.0, show_default=True, help="Seconds.")
 def wait(copied: bool, timeout_s: float) -> None:
-    """Wait for a condition; exit code 7 when the time is up first."""
+    """Wait for a condition; exit code 7 when the time is up first. --namespace NAME: only what it has stored."""
     del copied
 
     async def work(client: Client) -> None:
-        reply = await client.wait_copied(timeout_s)
+        reply = await client.wait_copied(timeout_s, namespace=settings().namespace or "")
         if settings().json:
             show_json({"done": reply.done, "debt_bytes": reply.debt_bytes, "debt_extents": reply.debt_extents})
         else:

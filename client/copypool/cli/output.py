@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import StatReply, StatusReply
+from copypool.protocol.protection import NamespaceProtection, PoolProtection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _REASONS_MAX = 8
 _NODES_MAX = 12
+_NAMESPACES_MAX = 12
 
 
 def readable_bytes(count: int) -> str:
@@ -84,6 +86,18 @@ def status_text(status: StatusReply) -> str:
         f"files gone  {status.unavailable_files} unavailable, {status.lost_files} lost",
         f"leader      {leader}, catalog {readable_bytes(status.catalog_bytes)}",
     ]
+    if status.scrub is not None and status.scrub.oldest_s:
+        speed = f"{readable_bytes(int(status.scrub.bytes_per_s))}/s lately"
+        within = f"period {readable_age(status.scrub.period_s)}"
+        lines.append(f"scrub       all read back within {readable_age(status.scrub.oldest_s)} ({within}), {speed}")
+    owing = [(each.pool, each) for each in status.pools if each.debt_bytes]
+    lines += [f"RPO         pool {name}: {_owed(each)}" for name, each in owing]
+    lines += [
+        f"RPO         namespace {printable(each.namespace)}: {_owed(each)}"
+        for each in status.namespaces[:_NAMESPACES_MAX]
+        if each.debt_bytes
+    ]
+    lines += [f"warning     {warning}" for warning in status.warnings]
     if status.brake:
         lines.append(f"brake       {status.brake}")
     away = [node for node in status.nodes if node.state != "up"]
@@ -99,6 +113,11 @@ def status_text(status: StatusReply) -> str:
         if node.maintenance_until_unix_s is not None
     ]
     return "\n".join(lines)
+
+
+def _owed(debt: PoolProtection | NamespaceProtection) -> str:
+    size = readable_bytes(debt.debt_bytes)
+    return f"{size} in {debt.debt_records} records not copied, oldest {readable_age(debt.debt_oldest_s)}"
 
 
 def stat_text(stat: StatReply) -> str:

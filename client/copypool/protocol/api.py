@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from copypool.protocol.protection import NamespaceProtection, PoolProtection, ScrubProgress
+
 LOOKUP_MAX = 128  #: paths in one lookup
 LIST_MAX = 1000  #: entries in one page
 BATCH_MAX_ENTRIES = 1024  #: files in one batch request
@@ -414,6 +416,10 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     coordinator: str  #: who answers
     brake: str  #: why re-replication is held, or ""
     catalog_bytes: int  #: etcd database size
+    pools: list[PoolProtection] = []
+    namespaces: list[NamespaceProtection] = []  #: those in the token's scope
+    warnings: list[str] = []  #: what this cluster could not protect against, though all is where policy says
+    scrub: ScrubProgress | None = None
 
 
 class EventsRequest(msgspec.Struct, omit_defaults=True):
@@ -459,6 +465,7 @@ class WaitCopied(msgspec.Struct, omit_defaults=True):
     """POST /rpc/copied, role reader: is everything committed before the call copied? Polled by `wait --copied`."""
 
     marks: list[list[int]] = []  #: empty: take marks now; else [extent, length] pairs to be reached by every copy pool
+    namespace: str = ""  #: marks of what this namespace has committed; "": of everything
 
 
 class CopiedReply(msgspec.Struct):

@@ -139,6 +139,7 @@ class Verify:
     sealed: bool
     routine: bool  #: bounded by the scrub rate
     why: str
+    pause_ms: int = 0  #: a routine one: how long its volume rests from them afterwards
 
     @property
     def key(self) -> ActionKey:

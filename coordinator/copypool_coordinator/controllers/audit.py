@@ -1,4 +1,4 @@
-"""AuditController: every sealed location is read back soon after it is written, and again once a scrub period.
+"""AuditController: every sealed location is read back soon after it is written, and again within a scrub period.
 
 A node reads its own work back by itself; this is what makes sure that it did. First readings are bounded by the
 number under way per volume, later ones by a byte rate as well, so that scrubbing never fills a disk's queue.
@@ -13,6 +13,7 @@ from copypool_coordinator.controllers.actions import Action, Verify
 from copypool_coordinator.policy import Facts, LocationKey
 from copypool_coordinator.protection import is_empty
 from copypool_coordinator.rows import ExtentRow, Location
+from copypool_coordinator.scrubbing import due_after_ms, pause_ms
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -45,13 +46,15 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         elif first:
             limit, why = facts.policy.verifies_per_volume, "it was not read back yet"
         else:
-            limit, why = 1, "its last reading is a scrub period old"
+            limit, why = 1, "its last reading is half a scrub period old"
             if now_ms < facts.memory.scrub_from_ms.get(location.volume, 0):
                 continue
         if not facts.may_verify(location.volume, limit):
             continue
         routine = not first and not asked
-        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, routine, why))
+        stored = facts.stored_bytes.get(location.volume, 0)
+        rest_ms = pause_ms(facts.policy, stored, row.length) if routine else 0
+        actions.append(Verify(key, place.node, session.mod_revision, row.length, True, routine, why, rest_ms))
     return actions
 
 
@@ -63,7 +66,7 @@ def is_due(facts: Facts, row: ExtentRow, location: Location, now_ms: int) -> boo
         return True
     if location.verified_ms == 0:
         return now_ms - max(row.sealed_ms, location.changed_ms) >= facts.policy.first_verify_delay_ms
-    return now_ms - location.verified_ms >= facts.policy.scrub_period_ms
+    return now_ms - location.verified_ms >= due_after_ms(facts.policy)
 
 
 def _is_asked_for(facts: Facts, location: Location) -> bool:

@@ -1,0 +1,91 @@
+"""What a small cluster, or a policy without copies, cannot protect, in plain sentences. Pure.
+
+Nothing here is about what is wrong now, but about what would be lost, or could not be rebuilt, with the next failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from copypool_coordinator.protection import VolumeFacts
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
+
+
+def not_rebuildable(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
+    """Primary pools in use with a single node: its loss could be read around, but not healed (never green)."""
+    found = []
+    for pool in sorted(_primary_pools_in_use(view)):
+        nodes = {place.node for place in places.values() if place.pool == pool and not place.destroyed}
+        if len(nodes) == 1:
+            found.append(
+                f"no second primary node in pool {_pool(view, pool)!r}: what is lost with {_node(view, nodes.pop())} "
+                "could not be rebuilt; add a node with a volume in the pool"
+            )
+    return found
+
+
+def warnings(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
+    """What the cluster as it is cannot protect against, though everything is where policy says."""
+    found = []
+    nodes = {place.node for place in places.values() if not place.destroyed}
+    if len(nodes) == 1:
+        found.append(f"{_node(view, next(iter(nodes)))} is the only node with volumes: its loss is the loss of all")
+    copyless = [
+        name
+        for name, namespace in sorted(view.namespaces.items())
+        if namespace.row.state == "live"
+        and (known := view.classes.get(namespace.row.class_id)) is not None
+        and not known.row.copy_pools
+    ]
+    if copyless:
+        found.append(
+            f"by policy namespace {_named(copyless)} has no copy pool: each byte is on one volume and lost with it"
+        )
+    for level in ("host", "zone"):
+        where = {
+            getattr(view.nodes_by_id[node].row, level) or f"node {node}" for node in nodes if node in view.nodes_by_id
+        }
+        if len(nodes) > 1 and len(where) == 1:
+            found.append(f"all nodes are in one {level} ({where.pop()}): nothing protects against its loss")
+    for pool, copies in sorted(_copy_pools_in_use(view).items()):
+        holders = {place.node for place in places.values() if place.pool == pool and not place.destroyed}
+        if len(holders) == 1 and copies:
+            found.append(
+                f"copy pool {_pool(view, pool)!r} is on one node, {_node(view, holders.pop())}: while it is away, new "
+                "bytes have no copy there"
+            )
+    return found
+
+
+def _classes_in_use(view: ClusterView) -> set[int]:
+    return {entry.row.class_id for entry in view.namespaces.values() if entry.row.state == "live"}
+
+
+def _primary_pools_in_use(view: ClusterView) -> set[int]:
+    return {view.classes[each].row.primary_pool for each in _classes_in_use(view) if each in view.classes}
+
+
+def _copy_pools_in_use(view: ClusterView) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for class_id in _classes_in_use(view):
+        for pool in view.classes[class_id].row.copy_pools if class_id in view.classes else ():
+            found[pool] = found.get(pool, 0) + 1
+    return found
+
+
+def _pool(view: ClusterView, pool: int) -> str:
+    entry = view.pools_by_id.get(pool)
+    return entry.name if entry is not None else str(pool)
+
+
+def _node(view: ClusterView, node: int) -> str:
+    entry = view.nodes_by_id.get(node)
+    return entry.name if entry is not None else str(node)
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} others" if len(names) > 5 else shown
