@@ -45,6 +45,7 @@ class Mark(NamedTuple):
     lost_files: int
     extra: int  #: locations that are not needed, or on their way in or out
     debt_records: tuple[tuple[int, int], ...] = ()  #: (copy pool, records not there)
+    shared_domain: bool = False  #: at policy but for failure domains: several locations are in one
     leaving: int = 0  #: locations on volumes that are being emptied, or were given up
 
     @property
@@ -156,7 +157,7 @@ def look(
     mark = Mark(
         debt=debt,
         debt_since_ms=since_ms,
-        under_protected=not standing.satisfied,
+        under_protected=not (standing.satisfied and standing.spread),
         shared_node=standing.shared_node,
         no_primary=not is_empty(committed) and not standing.primary.full,
         damaged=sum(1 for each in alive if each.state == "damaged"),
@@ -166,6 +167,7 @@ def look(
         unavailable_files=unavailable,
         lost_files=lost,
         extra=max(0, len(row.locations) - wanted),
+        shared_domain=standing.satisfied and not standing.spread,
         debt_records=tuple((pool, _records_behind(row, sample, places, pool)) for pool, _ in debt),
         leaving=sum(1 for each in row.locations if _is_leaving(places.get(each.volume))),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.protection import Standing, VolumeFacts, assess
 from copypool_coordinator.rows import ExtentRow, Location, NodeRow, OpenRow
+from copypool_coordinator.spreading import crowded
 from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Facts:
     closed: frozenset[int] = frozenset()  #: copy pools whose window is closed: nothing new is copied into them
     failing: Mapping[int, str] = field(default_factory=dict)  #: volume -> the write error that its node met there
     standings: dict[int, Standing] = field(default_factory=dict)
+    crowded: dict[int, int] = field(default_factory=dict)  #: extent -> volume whose failure domain it shares
     #: Pulls and verifies that this pass asks for, by volume: they are not in `memory` before they are performed.
     pulls_asked: Counter[int] = field(default_factory=Counter)
     verifies_asked: Counter[int] = field(default_factory=Counter)
@@ -195,9 +197,17 @@ class Facts:
         extent_class = view.classes.get(row.class_id)
         if committed is None or extent_class is None:
             return None
-        moving_off = self.orders.moves.get(extent)
-        known = self.standings[extent] = assess(row, committed, extent_class.row, self.places, moving_off)
+        known = assess(row, committed, extent_class.row, self.places)
+        if extent not in self.orders.moves and (volume := crowded(row, known, self.places, self.choose)) is not None:
+            self.crowded[extent] = volume
+        if (moving_off := self.moving_off(extent)) is not None:
+            known = assess(row, committed, extent_class.row, self.places, moving_off)
+        self.standings[extent] = known
         return known
+
+    def moving_off(self, extent: int) -> int | None:
+        """The volume that this extent is to go off: by an operator's order, or into another failure domain."""
+        return self.orders.moves.get(extent, self.crowded.get(extent))
 
 
 def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, VolumeFacts]:
@@ -206,6 +216,7 @@ def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, Volum
     for name, volume in view.volumes.items():
         row = volume.row
         up = view.volume_reachable(row.id)
+        node, pool = view.nodes_by_id.get(row.node), view.pools_by_id.get(row.pool)
         found[row.id] = VolumeFacts(
             volume=row.id,
             name=name,
@@ -215,6 +226,9 @@ def places(view: ClusterView, refusing: Collection[int] = ()) -> dict[int, Volum
             counted=up or row.access == "offsite",
             writable=up and row.access == "readwrite" and row.id not in refusing and not row.intent,
             destroyed=row.access == "destroyed",
+            host=node.row.host if node is not None else "",
+            zone=node.row.zone if node is not None else "",
+            spread=pool.row.spread if pool is not None else "host",
             intent=row.intent,
         )
     return found

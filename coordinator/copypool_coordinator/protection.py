@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
+from copypool.protocol.policies import Spread
 from copypool.protocol.processes import VolumeIntent
 from copypool_coordinator import twins
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
+from copypool_coordinator.spreading import spread_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class VolumeFacts:
     counted: bool  #: its good locations count as protection: up, or offsite
     writable: bool  #: up and readwrite
     destroyed: bool  #: declared lost by an operator
+    host: str = ""  #: failure domains of its node; "": not known
+    zone: str = ""
+    spread: Spread = "host"  #: of its pool: what it must not share with locations in other pools
     intent: VolumeIntent = ""  #: not "": its locations count and are read, but are to be had elsewhere
 
     @property
@@ -58,6 +63,7 @@ class Standing:
     pools: tuple[PoolStanding, ...]  #: primary first, then the copy pools in the order of the class
     satisfied: bool  #: every pool has a full location, all of them on different nodes
     shared_node: bool  #: every pool has one, but two pools only have them on the same node
+    spread: bool = True  #: satisfied, and in failure domains as its pools want them
     settled: bool = False  #: satisfied by staying locations alone: what is to go may go
 
     @property
@@ -151,7 +157,8 @@ def assess(
     settled = all(pool.staying for pool in pools) and on_different_nodes(
         [{places[each.volume].node for each in pool.staying} for pool in pools]
     )
-    return Standing(committed, tuple(pools), apart, complete and not apart, settled)
+    spread = apart and spread_out([[places[each.volume] for each in pool.full] for pool in pools])
+    return Standing(committed, tuple(pools), apart, complete and not apart, spread, settled)
 
 
 def _in_pool(

@@ -158,6 +158,12 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     shared = sum(mark.shared_node for mark in marks)
     if shared:
         reasons.append(f"{shared} extents have all their locations on one node: add a node, or a volume on another")
+    crowd = sum(mark.shared_domain for mark in marks)
+    if crowd:
+        reasons.append(
+            f"{crowd} extents are under-protected: locations that should be apart are in one failure domain (host, or "
+            "zone where a pool is spread over zones): add a volume in another one, and they move"
+        )
     reasons += _stuck(view, facts)
     reasons += [
         f"volume {name!r} is {entry.row.access} since it refused a write: {entry.row.access_reason}"

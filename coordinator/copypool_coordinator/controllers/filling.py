@@ -36,7 +36,7 @@ def fill(
     ]
     if pool.staying:
         return _finish(view, facts, now_ms, extent, row, committed, pool)
-    moving_off = facts.orders.moves.get(extent)
+    moving_off = facts.moving_off(extent)
     growing = [
         (location, place)
         for location, place in here
@@ -118,7 +118,7 @@ def _reserve(
     if not any(_useful(facts, row, location) for location in row.locations):
         return []
     damaged = next(((location, place) for location, place in here if location.state in _REPLACE_AT_ONCE), None)
-    volume = facts.choose(without_volume(row, facts.orders.moves.get(extent)), pool.pool)
+    volume = facts.choose(without_volume(row, facts.moving_off(extent)), pool.pool)
     if volume is None and damaged is not None and damaged[1].writable:
         volume = damaged[0].volume
     if volume is None or not facts.may_pull(volume):

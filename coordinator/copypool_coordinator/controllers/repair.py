@@ -16,6 +16,7 @@ from copypool_coordinator.controllers.filling import fill
 from copypool_coordinator.policy import Facts, LocationKey
 from copypool_coordinator.protection import Standing, is_appended, is_empty, may_leave, on_different_nodes, wanted_total
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
+from copypool_coordinator.spreading import spread_out
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -59,11 +60,11 @@ def _finish_drops(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> lis
 
 
 def _goes(facts: Facts, extent: int, location: Location) -> bool:
-    """Whether an operator wants this location elsewhere."""
+    """Whether this location is to be elsewhere: an operator's word, or a failure domain that it shares."""
     place = facts.places.get(location.volume)
     if place is None:
         return False
-    return place.leaving or place.destroyed or facts.orders.moves.get(extent) == location.volume
+    return place.leaving or place.destroyed or facts.moving_off(extent) == location.volume
 
 
 def _decide_early(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> list[Action]:
@@ -174,16 +175,18 @@ def needless(
 
 
 def _apart_without(facts: Facts, standing: Standing, gone: Location) -> bool:
-    """Whether every pool still has a location of its own, on a node of its own, once this one is gone."""
-    sets = [
-        {
-            facts.places[each.volume].node
+    """Whether every pool still has a location of its own, as far apart as they are now, once this one is gone."""
+    left = [
+        [
+            facts.places[each.volume]
             for each in pool.staying
             if (each.volume, each.generation) != (gone.volume, gone.generation)
-        }
+        ]
         for pool in standing.pools
     ]
-    return on_different_nodes(sets)
+    if standing.spread and not spread_out(left):
+        return False
+    return on_different_nodes([{place.node for place in places} for places in left])
 
 
 def _verify_survivors(
