@@ -2,6 +2,8 @@
 
 One task per lane: it takes the next group from the queue, appends and fsyncs it, waits for the commit in flight, sends
 this group's commit, and goes on. So at most one commit is in flight while the next group is on its way to the disk.
+While one is, the next group waits until it is as large as the one being committed, or until that has landed: it could
+not be committed before, and few large groups cost less than many small ones.
 Who waits is answered when the commit's outcome is known, at the latest at its deadline.
 """
 
@@ -16,7 +18,7 @@ from copypool.protocol.api import Receipt
 from copypool.protocol.errors import CopypoolError, Fenced, OutcomeUnknown, Overloaded, Unavailable
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
 from copypool_node.answers import answer, answer_verdict
-from copypool_node.group import Group, GroupQueue, PendingRecord
+from copypool_node.group import GROUP_BYTES_MAX, Group, GroupQueue, PendingRecord
 from copypool_node.open_extent import OpenExtent
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Lane:
         self._task = asyncio.create_task(self._run())
         self._sweeper = asyncio.create_task(self._sweep())
         self._finishing: list[OpenExtent] = []  #: sealed by a commit that is in flight
+        self._worth = 1  #: records that make a group: one, or while a commit is in flight as many as it has
 
     @property
     def queued_bytes(self) -> int:
@@ -69,7 +72,8 @@ class Lane:
         record.waiter = future
         record.deadline_s = time.monotonic() + self._limits.commit_wait_s
         self._queue.offer(record)
-        self._wake.set()
+        if self._ripe():
+            self._wake.set()
         return future
 
     # -- the loop -----------------------------------------------------------------------------
@@ -77,7 +81,7 @@ class Lane:
         while not self._stopping:
             current = self._current
             note_wanted = current is not None and current.log.note_wanted
-            if not len(self._queue) and not note_wanted:
+            if not self._ripe() and not note_wanted:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -91,6 +95,10 @@ class Lane:
             if not records and not extent.log.note_wanted:
                 continue
             await self._append(extent, records)
+
+    def _ripe(self) -> bool:
+        """Whether what waits makes a group."""
+        return len(self._queue) >= self._worth or self._queue.queued_bytes >= GROUP_BYTES_MAX
 
     async def _append(self, extent: OpenExtent, records: list[PendingRecord]) -> None:
         try:
@@ -113,6 +121,7 @@ class Lane:
             self._finishing.append(extent)
         elif extent.log.written_length >= self._limits.extent_soft_bytes * AHEAD:
             self._open_ahead()
+        self._worth = max(1, len(records))
         extent.committing = asyncio.create_task(self._commit(extent, group, seal=seal))
 
     async def _commit(self, extent: OpenExtent, group: Group, *, seal: bool) -> None:
@@ -134,6 +143,7 @@ class Lane:
                     answer_verdict(verdict, self.volume.name)
         if extent in self._finishing:
             self._finishing.remove(extent)
+        self._worth = 1
         self._wake.set()
         self._moved.set()
 

@@ -107,6 +107,19 @@ async def test_one_commit_is_in_flight_and_the_next_group_is_written_meanwhile(n
     await asyncio.gather(*writes)
 
 
+async def test_while_a_commit_is_in_flight_the_next_group_waits_until_it_is_as_large(node: NodeUnderTest) -> None:
+    gate = node.coordinator.hold("commit")
+    first = asyncio.create_task(node.batch([entry(f"first/{index}", b"1") for index in range(3)]))
+    await eventually(lambda: node.coordinator.waiting["commit"] == 1, "the first group is being committed")
+    writes = [asyncio.create_task(node.put("one", b"1"))]
+    await eventually(lambda: "files" in node.node.metrics.requests, "the write has come")
+    writes += [asyncio.create_task(node.put(path, b"2")) for path in ("two", "three")]
+    await eventually(lambda: node.node.metrics.group_records.total() == 2, "the second group is on the disk")
+    gate.set()
+    await asyncio.gather(first, *writes)
+    assert [len(commit.entries) for commit in node.coordinator.requests["commit"]] == [3, 3]
+
+
 async def test_versions_rise_in_the_order_of_the_media(node: NodeUnderTest) -> None:
     receipts = [await node.put("same", bytes([index])) for index in range(5)]
     versions = [receipt.version for receipt in receipts]
