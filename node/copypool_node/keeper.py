@@ -11,12 +11,11 @@ cannot be brought up now (a hung disk) is tried again without holding up the oth
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import SegmentRef
-from copypool.protocol.errors import CopypoolError, DigestMismatch, Forbidden, Unavailable
+from copypool.protocol.errors import CopypoolError, Forbidden, Unavailable
 from copypool.protocol.internal import (
     Done,
     InventoryReport,
@@ -28,13 +27,11 @@ from copypool.protocol.internal import (
     SealReply,
     SealRequest,
 )
-from copypool_node.format import Corrupt
+from copypool_node.evidence import forgotten_groups
 from copypool_node.holdings import Holding, Holdings
 from copypool_node.label import SafeMode
-from copypool_node.scanner import Event, GroupSeen
 
 if TYPE_CHECKING:
-    from copypool_node.extent_file import ExtentFile
     from copypool_node.sealing import Sealer
     from copypool_node.session import Session
     from copypool_node.volumes import MountedVolume
@@ -43,8 +40,6 @@ log = logging.getLogger(__name__)
 
 CALL_S = 30.0
 RETRY_S = 2.0
-#: Of one extent: the one whose commit is under way, and the next, written meanwhile.
-UNANSWERED_GROUPS_MAX = 2
 INVENTORY_MAX = 1000  #: missing or short extents in one report
 
 
@@ -192,8 +187,7 @@ class VolumeKeeper:
 async def _newer_than_catalog(volume: MountedVolume, rows: list[OwnExtent]) -> str:
     """What in the files shows that the catalog is older than the volume, whatever its revision says; "" for nothing.
 
-    A footer is written only after the catalog has sealed the extent, and a group only after the commit of the one
-    before the last one was answered.
+    A footer is written only after the catalog has sealed the extent; of groups see `evidence`.
     """
     for row in rows:
         file = volume.disk.get(row.extent, row.generation)
@@ -201,20 +195,7 @@ async def _newer_than_catalog(volume: MountedVolume, rows: list[OwnExtent]) -> s
             continue
         if file.sealed:
             return f"extent {row.extent} is sealed here and open in the catalog"
-        groups = await _groups_behind(file, row.length) if file.size > row.length else 0
-        if groups > UNANSWERED_GROUPS_MAX:
+        groups = await forgotten_groups(file, row.length)
+        if groups:
             return f"extent {row.extent} has {groups} groups that the catalog does not know"
     return ""
-
-
-async def _groups_behind(file: ExtentFile, length: int) -> int:
-    """How many groups begin at or behind this length in an extent file, up to the first torn one."""
-    groups = 0
-
-    def count(events: list[Event]) -> None:
-        nonlocal groups
-        groups += sum(isinstance(event, GroupSeen) and event.offset >= length for event in events)
-
-    with contextlib.suppress(Corrupt, DigestMismatch):
-        await file.scan(file.size, on_events=count)
-    return groups

@@ -30,6 +30,7 @@ from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, 
 from copypool.protocol.routes import CAPABILITY
 from copypool.protocol.stripes import FULL_STRIDE_BYTES
 from copypool_node.config import Limits
+from copypool_node.evidence import forgotten_groups
 from copypool_node.format import Corrupt
 from copypool_node.holdings import Holding, Holdings
 from copypool_node.merging import merge_stripe
@@ -145,6 +146,7 @@ class Puller:
         if not file.sealed:
             if command.sealed and file.size > command.up_to:
                 # A twin that ended with bytes that nobody committed; they were never claimed.
+                await self._refuse_if_forgotten(holding, command.up_to)
                 await file.cut(command.up_to)
                 holding.length = min(holding.length, command.up_to)
             scanner = await self._scanner(key, file)
@@ -156,6 +158,14 @@ class Puller:
                 await self._report(holding, scanner.verified_length, scanner.records, finished=True, verified=False)
             return
         await self._check_sealed(holding, command)
+
+    async def _refuse_if_forgotten(self, holding: Holding, up_to: int) -> None:
+        """Raise when the bytes behind `up_to` were committed once: the catalog that wants them cut is an older one."""
+        groups = await forgotten_groups(holding.file, up_to)
+        if groups:
+            evidence = f"extent {holding.extent}, sealed at {up_to}, has {groups} groups that the catalog does not know"
+            holding.volume.distrust_catalog(evidence)
+            raise Unavailable(evidence)
 
     async def _file(self, volume: MountedVolume, command: PullCommand) -> ExtentFile:
         file = volume.disk.get(command.extent, command.generation)

@@ -122,6 +122,18 @@ class MountedVolume:
             return f"the disk of volume {self.name} has not answered for {self.probe_age_s:.0f} s"
         return ""
 
+    def distrust_catalog(self, evidence: str) -> None:
+        """The catalog is older than what this volume has seen: from now on nothing is written, cut or deleted here.
+
+        Until the process starts anew: then the volume is compared with the catalog once more.
+        """
+        if not self.safe_mode:
+            self.safe_mode = (
+                f"volume {self.name}: {evidence}: the catalog was restored from an older state; "
+                "bring the newer one back, or rebuild it from the volumes"
+            )
+            log.error("safe mode, nothing is written, cut or deleted: %s", self.safe_mode)
+
     async def admit(self, size_bytes: int, purpose: Purpose) -> None:
         """Raise `Unavailable` or `NoSpace` unless this many bytes may be written now."""
         reason = self.refusal()
@@ -184,7 +196,11 @@ class MountedVolume:
         self.check_class(class_id)
         session = self._session
         epoch = session.epoch
+        seen_revision = max(session.catalog_revision, self.disk.label.revision)
         reply = await self._ask_for_extent(class_id, epoch)
+        if reply.revision < seen_revision:
+            self.distrust_catalog(f"it has seen revision {seen_revision}, an extent was opened at {reply.revision}")
+            raise Unavailable(self.refusal())
         # Before the extent's file is there: a catalog that does not know this extent is older than its volume.
         session.saw_revision(reply.revision)
         await self.disk.raise_revision(reply.revision)

@@ -150,6 +150,24 @@ async def test_an_open_extent_is_followed_and_finished_when_it_is_sealed(
         assert to.node.holdings.find(1, to.node.volumes[0]).sealed  # type: ignore[union-attr]
 
 
+async def test_a_copy_is_never_cut_back_to_what_an_older_catalog_knows(
+    tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
+) -> None:
+    async with running_node(tmp_path, coordinator, name="n2", pool_type="copy") as to:
+        await eventually(lambda: 1 in to.node.session.peers, "the peers are known")
+        await source.put("old", b"1")
+        old = coordinator.extents[1].length
+        for number in range(4):
+            await source.put(f"new/{number}", b"2")
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        await eventually(lambda: len(reports(coordinator)) == 1, "the copy is there")
+        before = to.extent_file(1).read_bytes()
+        sealed = order(coordinator, to, [from_node(coordinator, source, to)])
+        await to.command("pull", msgspec.structs.replace(sealed, up_to=old, sealed=True))
+        await eventually(lambda: bool(to.node.volumes[0].safe_mode), "the volume is in safe mode")
+        assert to.extent_file(1).read_bytes() == before
+
+
 async def test_a_source_that_dies_midway_is_followed_by_the_next_at_the_same_byte(
     tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
 ) -> None:

@@ -127,6 +127,42 @@ async def test_an_extent_that_is_sealed_here_and_open_in_the_catalog_tells_that_
     assert file.read_bytes() == before
 
 
+async def test_an_extent_with_many_groups_that_the_catalog_does_not_know_tells_that_the_catalog_is_older(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with running_node(tmp_path, coordinator, crash=True) as node:
+        await node.put("old", b"1")
+        snapshot = copy.deepcopy(coordinator.extents)
+        for number in range(4):
+            await node.put(f"new/{number}", b"2")
+        file = node.extent_file(1)
+        before = file.read_bytes()
+    coordinator.extents = snapshot  # its revision has overtaken the label's
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(
+            lambda: bool(node.node.volumes and node.node.volumes[0].safe_mode), "the volume is in safe mode"
+        )
+    assert file.read_bytes() == before
+
+
+async def test_a_catalog_that_goes_back_under_a_running_node_cuts_nothing(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("old", b"1")
+        snapshot = (coordinator.revision, copy.deepcopy(coordinator.extents))
+        await node.put("new", b"2")
+        file, volume = node.extent_file(1), node.node.volumes[0]
+        before = file.read_bytes()
+        coordinator.revision, coordinator.extents = snapshot  # the session is as old: it goes on
+        with contextlib.suppress(Fenced, OutcomeUnknown, Unavailable):
+            await node.put("more", b"3")
+        await eventually(lambda: bool(volume.safe_mode), "the volume is in safe mode")
+        with pytest.raises(Unavailable, match="safe mode"):
+            await node.put("more", b"3")
+        assert file.read_bytes()[: len(before)] == before
+
+
 async def test_a_torn_tail_is_cut_at_the_next_start(tmp_path: Path, coordinator: FakeCoordinator) -> None:
     async with running_node(tmp_path, coordinator, crash=True) as node:
         receipt = await node.put("kept", b"k" * 3000)
