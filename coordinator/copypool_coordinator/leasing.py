@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 
 from copypool.protocol.api import PART_MAX_BYTES, WriteLease
-from copypool.protocol.errors import Unavailable
+from copypool.protocol.errors import QuotaExceeded, Unavailable
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.placement import choose_leases, choose_twin
@@ -19,13 +19,21 @@ class Leasing:
     """Hands out leases. Nothing is stored: a lease is a hint, and its capability proves itself."""
 
     def __init__(
-        self, view: ClusterView, heartbeats: Heartbeats, mint: Mint, now_ms: Callable[[], int], rng: random.Random
+        self,
+        view: ClusterView,
+        heartbeats: Heartbeats,
+        mint: Mint,
+        now_ms: Callable[[], int],
+        rng: random.Random,
+        stored_bytes: Callable[[int], int],
     ) -> None:
+        """`stored_bytes` tells the sizes of a namespace's files together, as far as they were counted."""
         self._view = view
         self._heartbeats = heartbeats
         self._mint = mint
         self._now_ms = now_ms
         self._rng = rng
+        self._stored_bytes = stored_bytes
 
     def leases(
         self,
@@ -41,8 +49,11 @@ class Leasing:
         """Up to `count` places for bodies of `size_bytes` under `prefix`, best first, at least one.
 
         Raises:
+            QuotaExceeded: the namespace holds as much as it may. Leases given out before are good for a minute.
             NoSpace, Unavailable: see `choose_leases`.
         """
+        if namespace.quota_bytes and not for_delete:
+            self._check_quota(namespace)
         extent_class = self._view.classes.get(namespace.class_id)
         if extent_class is None:
             raise Unavailable("the namespace's class is not known here yet: repeat")
@@ -82,3 +93,14 @@ class Leasing:
                 )
             )
         return leases
+
+    def _check_quota(self, namespace: NamespaceRow) -> None:
+        stored_bytes = self._stored_bytes(namespace.id)
+        if stored_bytes >= namespace.quota_bytes:
+            known = self._view.namespaces_by_id.get(namespace.id)
+            raise QuotaExceeded(
+                f"the namespace {known.name if known is not None else namespace.id!r} holds {stored_bytes} bytes of a "
+                f"quota of {namespace.quota_bytes}: delete files, or have the quota raised",
+                stored_bytes=stored_bytes,
+                quota_bytes=namespace.quota_bytes,
+            )

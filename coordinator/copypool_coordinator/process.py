@@ -185,7 +185,14 @@ class Coordinator:
         )
         stack.push_async_callback(lookups.close)
         locator = Locator(catalog, lookups, heartbeats, link, mint, config.zone)
-        leasing = Leasing(view, heartbeats, mint, catalog.now_ms, random.SystemRandom())
+        leasing = Leasing(
+            view,
+            heartbeats,
+            mint,
+            catalog.now_ms,
+            random.SystemRandom(),
+            lambda namespace: catalog.counters.of_namespace(namespace)[1],
+        )
         reading = Reading(catalog, locator, link, mint, reports, self._metrics)
         policy = Policy(
             session_ttl_ms=config.session_ttl_s * 1000,

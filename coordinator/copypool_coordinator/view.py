@@ -190,7 +190,7 @@ class ClusterView:
             pool = _named(kv, PoolRow, rest, self.pools, self.pools_by_id)
             for volume_id, volume in self.volumes_by_id.items():
                 if volume.row.pool == pool.row.id:
-                    self._volume_changed(volume_id)
+                    self._volume_changed(volume_id)  # what is wanted of its extents may have changed
         elif kind == keys.NAMESPACE:
             _named(kv, NamespaceRow, rest, self.namespaces, self.namespaces_by_id)
         elif kind == keys.CLASS:

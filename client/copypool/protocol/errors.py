@@ -9,6 +9,7 @@
     |   |-- Conflict           409  the file exists, or is not the version the caller named
     |   |-- TooLarge           413  above a stated limit
     |   |-- RangeNotSatisfiable 416
+    |   |-- QuotaExceeded      507  the namespace holds as much as its quota allows
     |   `-- DigestRefused      422  the bytes received do not have the digest the caller stated
     |-- RetryLater             wait, or go elsewhere, then repeat with the same write id
     |   |-- Overloaded         429  a queue is full; nothing was taken in
@@ -107,6 +108,13 @@ class RangeNotSatisfiable(CallerError):
 
     code = "range_not_satisfiable"
     http_status = 416
+
+
+class QuotaExceeded(CallerError):
+    """The namespace holds as much as its quota allows: delete files, or have the quota raised."""
+
+    code = "quota"
+    http_status = 507
 
 
 class DigestRefused(CallerError):
