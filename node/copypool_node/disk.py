@@ -223,6 +223,17 @@ class Disk:
         """Size of an open file."""
         return self._reading("size", os.fstat, fd).st_size
 
+    def check_intact(self, fd: int, size: int) -> None:
+        """Raise `WriteFailed` when an open file has lost its name or is shorter than what was written to it.
+
+        What is written to a file without a name is gone with the process, however often it is synced.
+        """
+        found = self._writing("stat", os.fstat, fd)
+        if found.st_nlink == 0:
+            raise WriteFailed("somebody has deleted the file while it was written to")
+        if found.st_size < size:
+            raise WriteFailed(f"somebody has cut the file to {found.st_size} bytes, {size} were written")
+
     def mark_sealed(self, fd: int) -> None:
         """Set the file's sticky bit, which means nothing to Linux: `list_files` tells it without opening the file."""
         self._writing("mark_sealed", os.fchmod, fd, _SEALED_MODE)

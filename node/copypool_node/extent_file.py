@@ -131,6 +131,7 @@ class ExtentFile:
         try:
             descriptor = core.descriptors.pin(self.path, writable=True)
             try:
+                core.disk.check_intact(descriptor.fd, self.size)
                 core.disk.write(descriptor.fd, offset, buffers)
                 self._landed(tail, offset, offset + length)
                 if sync:

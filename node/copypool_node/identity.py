@@ -44,17 +44,27 @@ class IdentityStore:
         self._path = os.path.join(state_dir, "identity")
         self._state_dir = state_dir
         self._disk = disk
+        self._lock_fd: int | None = None
+
+    def lock(self) -> bool:
+        """Make the state folder this process's own, until `unlock` or its end; False when another process has it.
+
+        Two processes of one node would end each other's sessions for ever.
+        """
+        if self._lock_fd is None:
+            self._make_folder()
+            self._lock_fd = self._disk.lock(os.path.join(self._state_dir, "lock"))
+        return self._lock_fd is not None
+
+    def unlock(self) -> None:
+        """Let another process have the state folder."""
+        if self._lock_fd is not None:
+            lock_fd, self._lock_fd = self._lock_fd, None
+            self._disk.close(lock_fd)
 
     def load(self, fresh_nonce: bytes) -> Identity:
         """The stored identity; a new one with this nonce, stored durably, when there is none."""
-        parents = []
-        at = os.path.abspath(self._state_dir)
-        while at not in parents:
-            parents.append(at)
-            at = os.path.dirname(at)
-        for directory in reversed(parents[:-1]):
-            if self._disk.make_directory(directory):
-                self._disk.sync_directory(os.path.dirname(directory))
+        self._make_folder()
         try:
             content = self._disk.load(self._path, _LIMIT_BYTES)
         except Missing:
@@ -67,6 +77,16 @@ class IdentityStore:
             raise BrokenInvariant(
                 f"{self._path} is not an identity file ({exc}): restore it, or join as a new node with a new state_dir"
             ) from exc
+
+    def _make_folder(self) -> None:
+        parents = []
+        at = os.path.abspath(self._state_dir)
+        while at not in parents:
+            parents.append(at)
+            at = os.path.dirname(at)
+        for directory in reversed(parents[:-1]):
+            if self._disk.make_directory(directory):
+                self._disk.sync_directory(os.path.dirname(directory))
 
     def store(self, identity: Identity) -> None:
         """Durable when it returns."""

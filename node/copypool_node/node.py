@@ -92,6 +92,9 @@ class Node:
 
     async def _join(self) -> None:
         """Be a known node: by the identity file, or by joining with the join token, until it works."""
+        while not await asyncio.to_thread(self._store.lock):
+            log.error("another process of this node runs: it has %s locked", self.config.state_dir)
+            await asyncio.sleep(RETRY_S)
         identity = await asyncio.to_thread(self._store.load, os.urandom(16))
         while not identity.joined:
             try:
@@ -235,6 +238,7 @@ class Node:
             await volume.close()
         await self.link.close()
         self._digest_threads.shutdown(wait=False, cancel_futures=True)
+        self._store.unlock()
 
     async def crash(self) -> None:
         """End without order, as far as one process can: nothing is finished, nobody is told. For tests of recovery."""

@@ -163,6 +163,37 @@ async def test_a_catalog_that_goes_back_under_a_running_node_cuts_nothing(
         assert file.read_bytes()[: len(before)] == before
 
 
+async def test_a_second_process_of_a_node_waits_for_the_first(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        epoch = node.node.session.epoch
+        async with running_node(tmp_path, coordinator, wait=False) as second:
+            for number in range(5):
+                await node.put(f"first/{number}", b"1")
+            assert not second.node.session.alive
+            assert node.node.session.epoch == epoch, "it has not lost its session"
+    async with running_node(tmp_path, coordinator) as node:
+        assert node.node.session.epoch > epoch
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut"])
+async def test_nothing_is_acknowledged_into_a_file_that_somebody_took_away(
+    tmp_path: Path, coordinator: FakeCoordinator, harm: str
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("before", os.urandom(5000))
+        file = node.extent_file(1)
+        length = coordinator.extents[1].length
+        if harm == "deleted":
+            file.unlink()
+        else:
+            os.truncate(file, length // 2)
+        with pytest.raises((Unavailable, Fenced)):
+            await node.put("after", os.urandom(5000))
+        assert (1, "after") not in coordinator.files
+        await eventually(lambda: coordinator.extents[1].sealed, "the extent is sealed")
+        assert coordinator.extents[1].length == length
+
+
 async def test_a_torn_tail_is_cut_at_the_next_start(tmp_path: Path, coordinator: FakeCoordinator) -> None:
     async with running_node(tmp_path, coordinator, crash=True) as node:
         receipt = await node.put("kept", b"k" * 3000)
