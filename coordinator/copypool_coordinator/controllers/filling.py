@@ -118,7 +118,7 @@ def _reserve(
     if not any(_useful(facts, row, location) for location in row.locations):
         return []
     damaged = next(((location, place) for location, place in here if location.state in _REPLACE_AT_ONCE), None)
-    volume = facts.choose(without_volume(row, facts.moving_off(extent)), pool.pool)
+    volume = facts.choose(without_volume(row, facts.orders.moves.get(extent)), pool.pool)
     if volume is None and damaged is not None and damaged[1].writable:
         volume = damaged[0].volume
     if volume is None or not facts.may_pull(volume):
