@@ -207,7 +207,7 @@ class ToyCluster:
             case MarkAway(node) | MarkReturned(node):
                 away_ms = self.now_ms if isinstance(action, MarkAway) else 0
                 before = self.view.nodes_by_id[node].row
-                after = NodeRow(FORMAT, before.id, b"", before.url, before.zone, before.host, away_ms)
+                after = replace(before, away_since_ms=away_ms)
                 self.put(keys.named(keys.NODE, f"node{node}"), after)
             case SealExtent(extent):
                 if self.row(extent).open:
