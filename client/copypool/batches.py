@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, S
 from dataclasses import dataclass
 from pathlib import Path
 
+from copypool.cancellation import TaskGroup, raise_first
 from copypool.leases import prefixes_of_all
 from copypool.protocol.api import SMALL_MAX_BYTES, BatchEntry, BatchResult, WriteLease
 from copypool.protocol.digests import digest_of
@@ -16,7 +17,7 @@ from copypool.protocol.framing import encode_entry
 from copypool.protocol.names import check_path
 from copypool.results import BulkResult
 from copypool.retry import WriteRetry
-from copypool.uploading import Progress, first_error, upload
+from copypool.uploading import Progress, upload
 from copypool.writing import WriteId, Writer
 
 BATCH_ENTRIES = 256  #: files in one request: more than two groups, so that a node always has the next one at hand
@@ -67,7 +68,7 @@ class BatchWriter:
         waiting: list[_Item] = []
         size_bytes = 0
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 async for chunk in files:
                     for path, data in chunk:
                         try:
@@ -86,12 +87,10 @@ class BatchWriter:
                 if waiting:
                     await self._start(group, self._slots, self._batch(waiting))
         except BaseExceptionGroup as failures:
-            raise first_error(failures) from failures
+            raise_first(failures)
         return self.result
 
-    async def _start(
-        self, group: asyncio.TaskGroup, slots: asyncio.Semaphore, work: Coroutine[None, None, None]
-    ) -> None:
+    async def _start(self, group: TaskGroup, slots: asyncio.Semaphore, work: Coroutine[None, None, None]) -> None:
         try:
             await slots.acquire()
         except BaseException:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from copypool.cancellation import TaskGroup, raise_first
 from copypool.protocol.api import ListEntry
 from copypool.protocol.errors import CopypoolError, NotFound
 from copypool.results import BulkResult
-from copypool.uploading import first_error
 from copypool.writing import Writer
 
 DELETES_IN_FLIGHT = 128  #: nodes put concurrent deletes into one group, so many at once cost little more than one
@@ -37,7 +37,7 @@ async def delete_listed(
                 result.add_failure(path, exc)
 
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for _ in range(DELETES_IN_FLIGHT):
                 group.create_task(work())
             async for entry in entries:
@@ -45,5 +45,5 @@ async def delete_listed(
             for _ in range(DELETES_IN_FLIGHT):
                 await names.put(None)
     except BaseExceptionGroup as failures:
-        raise first_error(failures) from failures
+        raise_first(failures)
     return result

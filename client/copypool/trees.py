@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from copypool.batches import BATCH_BYTES, BATCH_ENTRIES, PathContent
+from copypool.cancellation import TaskGroup, raise_first
 from copypool.localfiles import LocalFile, PartialFile, read_files, walk, write_files
 from copypool.protocol.api import LOOKUP_MAX, SMALL_MAX_BYTES, FileEntry
 from copypool.protocol.errors import Conflict, CopypoolError, Invalid
 from copypool.reading import FileReader, Reader, entry_of
 from copypool.results import BulkResult
 from copypool.threads import in_thread
-from copypool.uploading import Progress, first_error
+from copypool.uploading import Progress
 
 READERS = 24  #: files read from nodes at once
 _WRITE_FILES = 32  #: small files handed to a thread together
@@ -146,12 +147,12 @@ class TreeReader:
         Without `keep_going` the first failure ends it and is raised; files fetched so far stay.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._look_up(targets))
                 for _ in range(READERS):
                     group.create_task(self._work())
         except BaseExceptionGroup as failures:
-            raise first_error(failures) from failures
+            raise_first(failures)
         return self.result
 
     async def _look_up(self, targets: Sequence[Target]) -> None:

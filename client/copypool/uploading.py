@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Mapping
 
 from copypool.bodies import Body, Content, open_body
+from copypool.cancellation import TaskGroup, raise_first
 from copypool.protocol.api import FILE_MAX_BYTES, PART_BYTES, PARTS_MAX, CompleteRequest, PartRef, Receipt
 from copypool.protocol.digests import Hasher, digest_of, format_digest, parse_digest
-from copypool.protocol.errors import BrokenInvariant, CopypoolError, DigestRefused, TooLarge
+from copypool.protocol.errors import BrokenInvariant, DigestRefused, TooLarge
 from copypool.threads import hash_body
 from copypool.writing import WriteId, Writer
 
@@ -98,15 +99,15 @@ class _Parts:
     async def store(self, first: bytes | memoryview, following: bytes | memoryview, rest: Body) -> None:
         """Store every part; on the first failure the others are cancelled and its error is raised."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 await self._start(group, first)
                 while len(following):
                     await self._start(group, following)
                     following = await rest.read(PART_BYTES)
         except BaseExceptionGroup as failures:
-            raise first_error(failures) from failures
+            raise_first(failures)
 
-    async def _start(self, group: asyncio.TaskGroup, data: bytes | memoryview) -> None:
+    async def _start(self, group: TaskGroup, data: bytes | memoryview) -> None:
         if self._count == PARTS_MAX:
             raise TooLarge(f"the file is larger than {FILE_MAX_BYTES} bytes")
         await self._slots.acquire()
@@ -130,16 +131,6 @@ class _Parts:
         self._stored[number] = PartRef(number, receipt.version, digest, receipt.segment)
         if self._progress is not None:
             self._progress(len(data))
-
-
-def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error of a task group to raise: one of ours if there is one."""
-    ours = failures.subgroup(CopypoolError)
-    group: BaseExceptionGroup[BaseException] = ours if ours is not None else failures
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _check_digest(expected: bytes | None, actual: bytes) -> None:

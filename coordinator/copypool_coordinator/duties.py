@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, LeaderGuard
@@ -82,7 +83,7 @@ class Duties:
     async def run(self) -> None:
         """Until cancelled; then resign and write what is left of the events, bounded."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self.leader.run(), name="leader")
                 group.create_task(self._chronicle.run(), name="events")
                 group.create_task(self._fallbacks.run(), name="read reports")
@@ -111,7 +112,7 @@ class Duties:
             memory,
             self._policy,
         )
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(runner.run(), name="controllers")
             group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
             rewriting = Rewriting(self._catalog, performer, self._chronicle, guard)

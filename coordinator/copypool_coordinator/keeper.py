@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CopypoolError, NotLeader
 from copypool_coordinator.catalog import Catalog, LeaderGuard
 
@@ -34,7 +35,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Until cancelled or the term is over (`NotLeader`)."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._every(10.0, self._fold), name="fold counters")
             group.create_task(self._every(30.0, self._sweep_tombstones), name="sweep tombstones")
             group.create_task(self._every(60.0, self._compact), name="compact etcd")

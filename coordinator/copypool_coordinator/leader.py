@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from copypool.cancellation import TaskGroup, first_error
 from copypool.protocol.errors import CatalogDown, CopypoolError, NotLeader, Unavailable
 from copypool_coordinator.catalog import Catalog, LeaderGuard
 from copypool_coordinator.policy import Cut
@@ -53,7 +54,7 @@ class Leader:
 
     async def run(self) -> None:
         """Campaign and lead until cancelled; then resign, so that another takes over at once."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._watch_for_cuts(), name="cut watch")
             while True:
                 with contextlib.suppress(Unavailable):
@@ -102,17 +103,18 @@ class Leader:
 
     async def _duties(self, guard: LeaderGuard, lease: int, believed: asyncio.Timeout, ahead_s: float) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._renew(lease, believed, ahead_s), name="leader lease")
                 group.create_task(self._write_clock(guard), name="leader clock")
                 group.create_task(self._until_deposed(guard), name="leader key")
                 group.create_task(self._run(guard), name="leader duties")
-        except* CopypoolError as errors:
-            raise NotLeader(f"the term ended: {_first(errors)}") from errors
-        except* Exception as errors:
-            # A bug in a duty must not end the candidacy of every coordinator in turn, nor go unseen.
-            log.exception("a leader's duty failed")
-            raise NotLeader("the term ended by a failure inside, see the log") from errors
+        except ExceptionGroup as failures:
+            _, bugs = failures.split(CopypoolError)
+            if bugs is not None:
+                # A bug in a duty must not end the candidacy of every coordinator in turn, nor go unseen.
+                log.error("a leader's duty failed", exc_info=bugs)
+                raise NotLeader("the term ended by a failure inside, see the log") from failures
+            raise NotLeader(f"the term ended: {first_error(failures)}") from failures
 
     async def _run(self, guard: LeaderGuard) -> None:
         await self._lead(guard)
@@ -169,11 +171,3 @@ class Leader:
 
 def _nobody_leads(view: ClusterView) -> bool:
     return view.ready and view.leader is None
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> str:
-    """What the first error of a group says."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error.message if isinstance(error, CopypoolError) else str(error)

@@ -7,11 +7,11 @@ when it returns (A10), so that the commit path needs to compare nothing but epoc
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from copypool.cancellation import TaskGroup, raise_first
 from copypool.protocol.api import AccessMode, NamespaceInfo, NamespaceSpec, PoolType
 from copypool.protocol.errors import Conflict, Invalid, NotFound
 from copypool.protocol.names import check_name
@@ -349,9 +349,12 @@ class Policies:
 
     async def _seal_all(self, volume: int) -> None:
         """Seal every extent that is written to this volume, as the view knows them."""
-        async with asyncio.TaskGroup() as group:
-            for extent in list(self._core.view.open_by_volume[volume]):
-                group.create_task(self._seal(extent))
+        try:
+            async with TaskGroup() as group:
+                for extent in list(self._core.view.open_by_volume[volume]):
+                    group.create_task(self._seal(extent))
+        except ExceptionGroup as failures:
+            raise_first(failures)
 
     async def _seal(self, extent: int) -> None:
         now_ms = self._core.now_ms()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CatalogDown, CopypoolError
 from copypool_coordinator import node_link, protection_metrics, server
 from copypool_coordinator.auth import Auth
@@ -111,7 +112,7 @@ class Coordinator:
             await self._listener.close(self._front, 0.0)
 
     async def _work(self, duties: Duties) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(duties.run(), name="duties")
             assert self._catalog is not None, "opened before its duties"
             group.create_task(self._catalog.blinded(), name="blinded")

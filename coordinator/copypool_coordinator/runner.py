@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
+from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CopypoolError, Unavailable
 from copypool_coordinator import orders
 from copypool_coordinator.catalog import Catalog
@@ -102,7 +103,7 @@ class Runner:
         self._index.looked = {}
         self._index.again(self._view.extents)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 while True:
                     began_s = time.monotonic()
                     busy = await self._pass(group)
@@ -117,7 +118,7 @@ class Runner:
         with contextlib.suppress(Unavailable):
             await self._catalog.wait_for(lambda view: bool(view.dirty), timeout_s)
 
-    async def _pass(self, group: asyncio.TaskGroup) -> bool:
+    async def _pass(self, group: TaskGroup) -> bool:
         """One round of looking and planning; whether there is more to do right now."""
         try:
             opened = await self._sample.refresh()
@@ -155,7 +156,7 @@ class Runner:
         self._leader.pulse.trouble = self._trouble()
         return bool(started or self._index.pending)
 
-    async def _plan(self, group: asyncio.TaskGroup, facts: Facts, now_ms: int, extents: list[int]) -> int:
+    async def _plan(self, group: TaskGroup, facts: Facts, now_ms: int, extents: list[int]) -> int:
         view = self._view
         await self._notice_damage(facts, extents)
         actions: list[Action] = [
@@ -208,7 +209,7 @@ class Runner:
                     await self._repairs.noticed(key, location, place.name, self._node_name(place.node))
 
     # -- performing --------------------------------------------------------------------------------
-    def _start(self, group: asyncio.TaskGroup, actions: Iterable[Action]) -> int:
+    def _start(self, group: TaskGroup, actions: Iterable[Action]) -> int:
         """Start the steps that are not under way, not resting and whose lane has room; how many."""
         started = 0
         now_s = time.monotonic()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from copypool import Client
+from copypool.cancellation import TaskGroup
 from copypool.dev.demo_reading import Readers
 from copypool.dev.demo_source import LARGE_FILE, SourceFile, make_source
 from copypool.dev.layout import NAMESPACE, Sizes, Tuning
@@ -124,7 +125,7 @@ class Demo:
     async def _lose_a_node(self, client: Client, files: dict[str, SourceFile]) -> None:
         self._say(f"4. Read everything, again and again; in the middle of it: kill -9 {VICTIM}")
         readers, enough = Readers(client, NAMESPACE, PREFIX, files), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             reading = group.create_task(readers.until(enough))
             await readers.halfway.wait()
             if readers.rounds:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from copypool import Client
+from copypool.cancellation import TaskGroup
 from copypool.dev.demo_source import SourceFile
 from copypool.protocol.digests import Hasher
 from copypool.protocol.errors import CopypoolError
@@ -45,7 +46,7 @@ class Readers:
                 await self._read(name)
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for _ in range(_WORKERS):
                     group.create_task(work())
         finally:
