@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from copypool.protocol.api import AccessMode
 from copypool.protocol.capability import WriteCapability, check_write
 from copypool.protocol.errors import CallerError, Forbidden, Invalid, Unavailable
 from copypool.protocol.internal import (
@@ -165,7 +166,9 @@ class NodeApi:
 
     def _directive(self, volume: int) -> VolumeDirective:
         row = self._view.volumes_by_id[volume].row
-        return VolumeDirective(volume, row.access, pull_share_bytes_s(self._view, volume), row.limit_bytes)
+        # A volume that is being emptied is read and deleted from, and takes no new bytes: its node may know that too.
+        access: AccessMode = "readonly" if row.intent and row.access == "readwrite" else row.access
+        return VolumeDirective(volume, access, pull_share_bytes_s(self._view, volume), row.limit_bytes)
 
     def _seems_alive(self, node_id: int, epoch: int) -> bool:
         """Whether memory has a reason to say that the session is over.

@@ -25,7 +25,8 @@ class Orders:
     moves: Mapping[int, int] = field(default_factory=dict)  #: extent -> volume it goes off
     crowded: frozenset[int] = frozenset()  #: volumes that a rebalance takes extents off: none go there
 
-    backups: frozenset[int] = frozenset()  #: pools that an operator's backup copies into now, window or not
+    #: Pools that an operator's backup or restore copies into now, window or not.
+    backups: frozenset[int] = frozenset()
 
     def urgent(self, extent: int, pool: int) -> bool:
         """Whether an operator asked for this extent to be whole in this pool now, whoever may come back."""
@@ -47,9 +48,11 @@ def gather(view: ClusterView) -> Orders:
         if row.verb == "audit":
             for volume in row.volumes:
                 audits[volume] = max(audits.get(volume, 0), row.created_ms)
-        elif row.verb == "restore" and not row.volumes:
+        elif row.verb == "restore":
             pools.update(row.pools)
             extents.update(row.extents)
+            lost = [view.volumes_by_id[volume].row.pool for volume in row.volumes if volume in view.volumes_by_id]
+            backups.update(row.pools, lost)
         elif row.verb == "backup":
             backups.update(row.pools)
         elif row.verb == "rebalance":

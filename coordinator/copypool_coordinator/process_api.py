@@ -89,12 +89,19 @@ class ProcessApi:
         return _info(process, row, row, self._catalog.now_ms())
 
     def _refuse_twins(self, row: ProcessRow) -> None:
-        """The same thing is not done twice at a time; different ones are safe beside each other."""
+        """The same thing is not done twice at a time; different ones are safe beside each other.
+
+        Of those that end by giving volumes back, only one at a time is about a volume: the first to end would give it
+        back under the other.
+        """
+        emptying = ("move", "drain", "delete")
         for name, entry in self._view.processes.items():
             other = entry.row
-            if other.state != "running" or other.verb != row.verb or other.cancelled_by:
+            if other.state != "running" or other.cancelled_by:
                 continue
-            if row.verb == "rebalance" or (other.what == row.what and other.pools == row.pools):
+            same = other.verb == row.verb and other.what == row.what and other.pools == row.pools
+            both = row.verb in emptying and other.verb in emptying and set(row.volumes) & set(other.volumes)
+            if same or both or (row.verb == "rebalance" and other.verb == "rebalance"):
                 raise Conflict(f"process {name} does that already: `copypool process show {name}`", process=name)
 
     async def _prepared(self, principal: Principal, body: ProcessRequest) -> tuple[Plan, Facts, Mapping[int, Mark]]:

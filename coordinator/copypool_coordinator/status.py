@@ -327,6 +327,7 @@ def volumes(view: ClusterView, facts: StatusFacts) -> list[VolumeInfo]:
                 stored_bytes=load.report.stored_bytes if load is not None else 0,
                 damaged=damaged[row.id],
                 unknown_extents=load.report.unknown_extents if load is not None else 0,
+                intent=row.intent,
             )
         )
     return found

@@ -78,7 +78,7 @@ def volumes() -> None:
             volume.name,
             volume.pool,
             volume.node,
-            volume.access,
+            f"{volume.access}, {volume.intent}" if volume.intent else volume.access,
             "yes" if volume.reachable else "no",
             str(volume.extents),
             readable_bytes(volume.stored_bytes),

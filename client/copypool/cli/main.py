@@ -1,6 +1,7 @@
 """`copypool`: the commands put together, and how their errors end the process.
 
-Exit codes: 0 done; 1 anything else; 2 usage or refused input; 3 `status`: not healthy; 4 not allowed; 5 not found;
+Exit codes: 0 done; 1 anything else; 2 usage or refused input; 3 `status`: not healthy, or a process that could not do
+all that it was asked for, or an audit that found something; 4 not allowed; 5 not found;
 6 conflict; 7 try again later; 8 nobody knows whether it was applied; 9 bytes are wrong or gone; 130 interrupted.
 """
 
@@ -44,8 +45,9 @@ def cli() -> None:
     The cluster and the token come from a profile: --profile, else $COPYPOOL_PROFILE, else
     ~/.config/copypool/profile.toml, else .dev/profile.toml in the current folder, which `copypool dev up` writes.
 
-    Exit codes: 2 usage or refused input, 3 status: not healthy, 4 not allowed, 5 not found, 6 conflict, 7 try again
-    later, 8 nobody knows whether it was applied, 9 bytes are wrong or gone, 130 interrupted.
+    Exit codes: 2 usage or refused input, 3 status: not healthy, or a process did not do all, 4 not allowed, 5 not
+    found, 6 conflict, 7 try again later, 8 nobody knows whether it was applied, 9 bytes are wrong or gone, 130
+    interrupted.
     """
 
 

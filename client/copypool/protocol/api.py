@@ -358,6 +358,7 @@ class VolumeInfo(msgspec.Struct):
     stored_bytes: int
     damaged: int
     unknown_extents: int  #: extent files without a row: kept, never deleted by a program
+    intent: str = ""  #: `drain`, `discard` or `force` while, and after, a process empties it
 
 
 class PoolInfo(msgspec.Struct):

@@ -104,6 +104,8 @@ def _ended(row: ProcessRow, state: str, stuck: Sequence[tuple[Left, Obstacle]], 
         row.state = "cancelled"
         done = f"{row.done_extents} of {row.total_extents} extents"
         row.outcome = f"cancelled by {row.cancelled_by} after {done}; what was done stays"
+        if row.verb == "restore" and row.volumes:
+            row.outcome += "; audit the volume before you trust it again"
     else:
         row.state = "incomplete"
         size = sum(one.bytes for one, _ in stuck)
