@@ -18,7 +18,7 @@ from copypool.protocol.names import check_path
 from copypool.results import BulkResult
 from copypool.retry import WriteRetry
 from copypool.uploading import Progress, upload
-from copypool.writing import WriteId, Writer
+from copypool.writing import WriteId, Writer, check_receipt
 
 BATCH_ENTRIES = 256  #: files in one request: more than two groups, so that a node always has the next one at hand
 BATCH_BYTES = 4 * 1024 * 1024
@@ -167,6 +167,7 @@ class BatchWriter:
         stored_bytes = 0
         for item, result in zip(items, reply.results, strict=True):
             if result.receipt is not None:
+                check_receipt(result.receipt, lease.url, len(item.data), item.digest)
                 self.result.files += 1
                 stored_bytes += len(item.data)
                 continue

@@ -56,6 +56,7 @@ from copypool.protocol.api import (
 )
 from copypool.protocol.errors import Invalid, Unavailable
 from copypool.protocol.names import check_metadata, check_name, check_path, check_prefix
+from copypool.protocol.versions import VERSION_MAX
 from copypool.reading import FileReader, Reader
 from copypool.reports import ReadReports
 from copypool.results import BulkResult, FileVersion
@@ -160,12 +161,14 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         digest: str | None = None,
         progress: Progress | None = None,
+        if_version: int = 0,
     ) -> FileVersion:
         """Store one file of any size, replacing an older version. Durable and visible as a whole when it returns.
 
         `content`: bytes, a `Path`, an open binary file or an async iterable of bytes; memory stays bounded. `digest`
-        (`blake3:<hex>`) is checked before anything becomes visible. Raises `Conflict` with `if_absent` when the file
-        exists, `OutcomeUnknown` when nobody could tell in time whether it was stored.
+        (`blake3:<hex>`) is checked before anything becomes visible. With `if_version` only that version
+        is replaced. Raises `PreconditionFailed` (a `Conflict`) when it exists (`if_absent`) or has another version,
+        and `OutcomeUnknown` when nobody could tell in time whether it was stored.
         """
         receipt = await upload(
             self._writer,
@@ -177,6 +180,7 @@ class Client:
             digest=digest,
             deadline_s=self._write_deadline_s,
             progress=progress,
+            if_version=_checked_version(if_version),
         )
         return FileVersion.of(namespace, receipt)
 
@@ -218,10 +222,16 @@ class Client:
         result.skipped = skipped
         return result
 
-    async def delete(self, namespace: str, path: str) -> FileVersion:
-        """Delete one file; durable and visible when it returns. `NotFound` when there is none."""
+    async def delete(self, namespace: str, path: str, *, if_version: int = 0) -> FileVersion:
+        """Delete one file; durable and visible when it returns. `NotFound` when there is none.
+
+        With `if_version` only that version is deleted: `PreconditionFailed` when the file is another one.
+        """
         receipt = await self._writer.delete(
-            check_name(namespace, "namespace"), check_path(path), deadline_s=self._write_deadline_s
+            check_name(namespace, "namespace"),
+            check_path(path),
+            deadline_s=self._write_deadline_s,
+            if_version=_checked_version(if_version),
         )
         return FileVersion.of(namespace, receipt)
 
@@ -414,3 +424,9 @@ class Client:
     async def token_revoke(self, name: str) -> None:
         """End a token. Capabilities that it obtained end with their own life (reads 300 s, writes 60 s)."""
         await self._coordinators.call("token_revoke", TokenRevoke(check_name(name, "token name")), Empty)
+
+
+def _checked_version(version: int) -> int:
+    if not 0 <= version <= VERSION_MAX:
+        raise Invalid(f"{version} is no version of a file")
+    return version

@@ -157,10 +157,19 @@ class Client:
         if_absent: bool = False,
         metadata: Mapping[str, str] | None = None,
         digest: str | None = None,
+        if_version: int = 0,
     ) -> FileVersion:
         """Store one file of any size."""
         return self._loop.run(
-            self._client.put(namespace, path, content, if_absent=if_absent, metadata=metadata, digest=digest)
+            self._client.put(
+                namespace,
+                path,
+                content,
+                if_absent=if_absent,
+                metadata=metadata,
+                digest=digest,
+                if_version=if_version,
+            )
         )
 
     def put_many(
@@ -175,9 +184,9 @@ class Client:
         """Store every file below a local folder."""
         return self._loop.run(self._client.put_tree(folder, namespace, prefix, keep_going=keep_going))
 
-    def delete(self, namespace: str, path: str) -> FileVersion:
+    def delete(self, namespace: str, path: str, *, if_version: int = 0) -> FileVersion:
         """Delete one file."""
-        return self._loop.run(self._client.delete(namespace, path))
+        return self._loop.run(self._client.delete(namespace, path, if_version=if_version))
 
     def delete_tree(self, namespace: str, prefix: str, *, keep_going: bool = False) -> BulkResult:
         """Delete every file below `prefix/`."""

@@ -33,6 +33,7 @@ async def upload(
     digest: str | None,
     deadline_s: float,
     progress: Progress | None,
+    if_version: int = 0,
 ) -> Receipt:
     """Store `content` as one file. Visible as a whole, and durable, when this returns; else not visible at all.
 
@@ -48,7 +49,14 @@ async def upload(
             actual = await hash_body(first)
             _check_digest(expected, actual)
             receipt = await writer.put(
-                namespace, path, first, actual, if_absent=if_absent, metadata=metadata, deadline_s=deadline_s
+                namespace,
+                path,
+                first,
+                actual,
+                if_absent=if_absent,
+                metadata=metadata,
+                deadline_s=deadline_s,
+                if_version=if_version,
             )
             if progress is not None:
                 progress(len(first))
@@ -66,6 +74,7 @@ async def upload(
         write_id=WriteId.new().value,
         if_absent=if_absent,
         metadata=dict(metadata),
+        if_version=if_version,
     )
     return await writer.complete(namespace, path, request, deadline_s=deadline_s)
 

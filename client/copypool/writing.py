@@ -26,6 +26,7 @@ from copypool.protocol.api import (
     Receipt,
     WriteLease,
 )
+from copypool.protocol.conditions import etag_of
 from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, OutcomeUnknown
 from copypool.retry import WriteRetry
@@ -68,15 +69,19 @@ class Writer:
         if_absent: bool,
         metadata: Mapping[str, str],
         deadline_s: float,
+        if_version: int = 0,
     ) -> Receipt:
         """Store one body of at most `PART_MAX_BYTES`. Durable and visible when this returns.
 
-        Raises `Conflict` with `if_absent` when the file exists, `OutcomeUnknown` when nobody could tell in time.
+        Raises `PreconditionFailed` when the file exists (`if_absent`) or has another version than `if_version` (0: no
+        such condition), `OutcomeUnknown` when nobody could tell in time.
         Cancelled: the file may or may not have been stored.
         """
         headers = {routes.DIGEST: format_digest(digest), "Content-Type": routes.OCTETS}
         if if_absent:
             headers["If-None-Match"] = "*"
+        if if_version:
+            headers["If-Match"] = etag_of(if_version)
         if metadata:
             headers[routes.METADATA] = routes.encode_metadata(dict(metadata))
         place = routes.encode_path(path)
@@ -88,13 +93,17 @@ class Writer:
 
         return await self.repeat(namespace, prefixes_of(path), len(data), send, deadline_s)
 
-    async def delete(self, namespace: str, path: str, *, deadline_s: float) -> Receipt:
-        """Delete one file. Durable and visible when this returns; `NotFound` when there was none."""
+    async def delete(self, namespace: str, path: str, *, deadline_s: float, if_version: int = 0) -> Receipt:
+        """Delete one file, if it has this version (0: whatever it has). Durable and visible when this returns.
+
+        Raises `NotFound` when there was none, `PreconditionFailed` when its version is another one.
+        """
         place = routes.encode_path(path)
+        headers = {"If-Match": etag_of(if_version)} if if_version else {}
 
         async def send(lease: WriteLease, write_id: WriteId) -> Receipt:
             url = f"{lease.url}/v1/files/{lease.namespace_id}/{place}"
-            return _decode(await self._to_node("DELETE", url, lease, write_id, {}, None), url, Receipt)
+            return _decode(await self._to_node("DELETE", url, lease, write_id, headers, None), url, Receipt)
 
         return await self.repeat(namespace, prefixes_of(path), 0, send, deadline_s, deletes=True)
 
@@ -222,9 +231,14 @@ def _decode(answer: Answer, url: str, struct: type[T]) -> T:
 
 def _receipt(answer: Answer, url: str, size_bytes: int, digest: bytes) -> Receipt:
     receipt = _decode(answer, url, Receipt)
-    if not receipt.replayed and (receipt.size != size_bytes or receipt.digest != format_digest(digest)):
+    check_receipt(receipt, url, size_bytes, digest)
+    return receipt
+
+
+def check_receipt(receipt: Receipt, url: str, size_bytes: int, digest: bytes) -> None:
+    """Raise `BrokenInvariant` unless the receipt, of a repeat too, is about the bytes that were sent."""
+    if receipt.size != size_bytes or receipt.digest != format_digest(digest):
         raise BrokenInvariant(
             f"{url} acknowledged {receipt.size} bytes with {receipt.digest}, sent were {size_bytes} bytes with "
             f"{format_digest(digest)}"
         )
-    return receipt

@@ -99,11 +99,12 @@ class Mint:
         *,
         max_bytes: int = PART_MAX_BYTES,
         life_ms: int = WRITE_LIFE_MS,
+        exact: bool = False,
     ) -> tuple[str, int]:
-        """The right to put and delete under `prefix` through one volume, and when it ends."""
+        """The right to put and delete under `prefix` (`exact`: at that one path) through one volume; when it ends."""
         expires_ms = now_ms + life_ms
         capability = WriteCapability(
-            self.key_number, node_id, volume, class_id, namespace, prefix, max_bytes, expires_ms, principal
+            self.key_number, node_id, volume, class_id, namespace, prefix, max_bytes, expires_ms, principal, exact
         )
         return seal_capability(capability, self._keys(node_id, self.key_number)), expires_ms
 

@@ -10,11 +10,6 @@ from copypool.protocol.errors import RangeNotSatisfiable
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def etag_of(version: int) -> str:
-    """The strong entity tag of a version: its bytes never change."""
-    return f'"{version}"'
-
-
 def not_modified(headers: Mapping[str, str], etag: str) -> bool:
     """Whether `If-None-Match` names this version, so that a 304 without a body will do."""
     text = headers.get("If-None-Match")

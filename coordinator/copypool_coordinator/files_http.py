@@ -24,6 +24,7 @@ from aiohttp import web
 
 from copypool.protocol.api import PART_MAX_BYTES, SMALL_MAX_BYTES, WRITE_ID_BYTES, Receipt
 from copypool.protocol.capability import REDIRECT_LIFE_MS
+from copypool.protocol.conditions import etag_of, write_condition
 from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import (
     CopypoolError,
@@ -55,7 +56,7 @@ from copypool.protocol.versions import time_ms_of
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
-from copypool_coordinator.conditions import byte_range, etag_of, not_modified
+from copypool_coordinator.conditions import byte_range, not_modified
 from copypool_coordinator.exchange import answer, refuse
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
@@ -217,8 +218,15 @@ class FilesHttp:
                 f"a single PUT takes up to {PART_MAX_BYTES} bytes, this body has {size}: use `copypool put`, "
                 "which sends larger files in parts"
             )
+        write_condition(request.headers)  # the node keeps it: the client sends its headers there again
         (lease, *_) = self._leasing.leases(
-            namespace, path, principal.name, count=1, size_bytes=size or 0, avoid_nodes=self._link.suspects()
+            namespace,
+            path,
+            principal.name,
+            count=1,
+            size_bytes=size or 0,
+            avoid_nodes=self._link.suspects(),
+            exact=True,
         )
         write_id, first_sent = self._write_id(request)
         location = (
@@ -233,6 +241,10 @@ class FilesHttp:
     ) -> web.Response:
         write_id, first_sent = self._write_id(request)
         headers = {WRITE_ID: write_id, FIRST_SENT: first_sent, "Accept": MSGPACK}
+        if write_condition(request.headers).if_absent:
+            raise Invalid("a delete of a file that must not exist: `If-None-Match` is for PUT")
+        if "If-Match" in request.headers:
+            headers["If-Match"] = request.headers["If-Match"]
         leases = self._leasing.leases(
             namespace,
             path,
@@ -241,6 +253,7 @@ class FilesHttp:
             size_bytes=0,
             avoid_nodes=self._link.suspects(),
             for_delete=True,
+            exact=True,
         )
         failure: CopypoolError | None = None
         unknown = False

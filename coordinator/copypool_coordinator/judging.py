@@ -5,13 +5,17 @@ replaced, directly or through others, within the retry window; a delete leaves a
 for as long. A repeat says when its write id was first sent. What the memory cannot decide (first sent before the
 window, or before the oldest of a full list) is refused as unknown, never guessed.
 
+A write id names one write: one path, kind and content. Sent again with anything else it is refused, so the receipt of
+a repeat is true of the bytes that were sent with it. Of a replaced version 8 bytes are kept for this: its kind and the
+beginning of its digest.
+
 Why a swept tombstone cannot be undercut: it stays for longer than a version may lie behind cluster time.
 """
 
 from __future__ import annotations
 
-from copypool.protocol.api import SEGMENTS_INLINE_MAX
-from copypool.protocol.internal import CommitEntry, EntryResult
+from copypool.protocol.api import ANY_VERSION, SEGMENTS_INLINE_MAX
+from copypool.protocol.internal import CommitEntry, EntryResult, RecordKind
 from copypool.protocol.versions import BEHIND_MAX_MS, plausible, version_at
 from copypool_coordinator.rows import FORMAT, FileFlag, FileRow, PartRow, Replaced
 
@@ -21,7 +25,7 @@ RETRY_WINDOW_MS = 10 * 60 * 1000
 CLOCK_SLACK_MS = 5_000
 #: How long a row remembers what it replaced, and how long a tombstone row stays.
 MEMORY_MS = RETRY_WINDOW_MS + 2 * CLOCK_SLACK_MS
-#: Write ids that a row remembers. Only rows that are overwritten all the time hold many (28 bytes each).
+#: Write ids that a row remembers. Only rows that are overwritten all the time hold many (38 bytes each).
 RECENT_MAX = 64
 #: How far apart the clocks may be when "more than `RECENT_MAX` replaced since it was first sent" is judged: small, or
 #: honest first writes to a busy path would be taken for repeats whose fate is forgotten.
@@ -47,7 +51,9 @@ def too_old(entry: CommitEntry, now_ms: int) -> bool:
 
 def needs_row(entry: CommitEntry, now_ms: int) -> bool:
     """Whether nothing can be decided before the row is read: all but a plain put, which guesses that there is none."""
-    return entry.kind != "file" or too_old(entry, now_ms) or not plausible(entry.version, now_ms)
+    return (
+        entry.kind != "file" or entry.if_version != 0 or too_old(entry, now_ms) or not plausible(entry.version, now_ms)
+    )
 
 
 def judge(entry: CommitEntry, row: FileRow | None, now_ms: int) -> EntryResult | None:
@@ -62,6 +68,10 @@ def judge(entry: CommitEntry, row: FileRow | None, now_ms: int) -> EntryResult |
         return EntryResult("not_found", 0, "there is no such file")
     if entry.if_absent and row is not None and is_live(row):
         return EntryResult("conflict", row.version, "the file exists")
+    if entry.if_version and not _has_version(row, entry.if_version):
+        current = row.version if row is not None and is_live(row) else 0
+        said = f"the current version is {current}" if current else "there is no such file"
+        return EntryResult("conflict", current, f"{said}: nothing was changed")
     if row is not None and entry.version <= row.version:
         return EntryResult("stale", row.version, "the version is not above the current one")
     return _implausible(entry, now_ms)
@@ -70,10 +80,16 @@ def judge(entry: CommitEntry, row: FileRow | None, now_ms: int) -> EntryResult |
 def judge_part(entry: CommitEntry, row: PartRow | None, now_ms: int) -> EntryResult | None:
     """Why a part record is refused, given the part's row; None: it is applied."""
     if row is not None and row.write_id == entry.write_id:
+        if (row.size, row.digest) != (entry.size, entry.digest):
+            return _other_write(row.version)
         return EntryResult("replayed", row.version)
     if row is not None and entry.version <= row.version:
         return EntryResult("stale", row.version, "the version is not above that of the part")
     return _implausible(entry, now_ms)
+
+
+def _has_version(row: FileRow | None, version: int) -> bool:
+    return row is not None and is_live(row) and version in (row.version, ANY_VERSION)
 
 
 def _implausible(entry: CommitEntry, now_ms: int) -> EntryResult | None:
@@ -84,11 +100,33 @@ def _implausible(entry: CommitEntry, now_ms: int) -> EntryResult | None:
 
 def _repeated(entry: CommitEntry, row: FileRow) -> EntryResult | None:
     if row.write_id == entry.write_id:
-        return EntryResult("replayed", row.version)
+        same = (row.size, row.digest) == (entry.size, entry.digest) and _kind_of(row) == entry.kind
+        return EntryResult("replayed", row.version) if same else _other_write(row.version)
     for replaced in row.recent or ():
         if replaced.write_id == entry.write_id:
+            if not replaced.content:
+                return EntryResult("unknown_write", replaced.version, "what this write id stored is not known any more")
+            if replaced.content != _content(entry.kind, entry.digest):
+                return _other_write(replaced.version)
             return EntryResult("replayed", replaced.version)
     return None
+
+
+def _other_write(version: int) -> EntryResult:
+    return EntryResult(
+        "other_write", version, "this write id has stored something else here: a new write takes a new write id"
+    )
+
+
+def _kind_of(row: FileRow) -> RecordKind:
+    if is_tombstone(row):
+        return "tombstone"
+    return "manifest" if row.flags & FileFlag.multipart else "file"
+
+
+def _content(kind: RecordKind, digest: bytes) -> bytes:
+    """8 bytes that tell a write from others under its write id; the digest tells the size as well."""
+    return kind[:1].encode() + digest[:7]
 
 
 def _forgotten(entry: CommitEntry, row: FileRow) -> bool:
@@ -102,7 +140,7 @@ def remembered(row: FileRow | None, now_ms: int) -> list[Replaced] | None:
     """What a row that replaces `row` remembers."""
     if row is None:
         return None
-    replaced = [*(row.recent or ()), Replaced(row.write_id, row.version, now_ms)]
+    replaced = [*(row.recent or ()), Replaced(row.write_id, row.version, now_ms, _content(_kind_of(row), row.digest))]
     return [each for each in replaced if each.replaced_ms > now_ms - MEMORY_MS][-RECENT_MAX:] or None
 
 

@@ -45,6 +45,7 @@ class Leasing:
         size_bytes: int,
         avoid_nodes: Collection[int] = (),
         for_delete: bool = False,
+        exact: bool = False,
     ) -> list[WriteLease]:
         """Up to `count` places for bodies of `size_bytes` under `prefix`, best first, at least one.
 
@@ -77,7 +78,7 @@ class Leasing:
         for volume_id in chosen:
             node = self._view.nodes_by_id[self._view.volumes_by_id[volume_id].row.node]
             capability, expires_ms = self._mint.write(
-                node.row.id, volume_id, namespace.class_id, namespace.id, prefix, principal, now_ms
+                node.row.id, volume_id, namespace.class_id, namespace.id, prefix, principal, now_ms, exact=exact
             )
             leases.append(
                 WriteLease(

@@ -175,6 +175,7 @@ class Replaced(Row):
     write_id: bytes
     version: int
     replaced_ms: int
+    content: bytes = b""  #: what tells that write's content from another one's, see `judging`; b"": not kept
 
 
 class FileRow(Row):

@@ -14,6 +14,7 @@ from copypool.protocol.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PreconditionFailed,
 )
 from copypool.protocol.internal import EntryResult
 from copypool_node.group import PendingRecord, Verdict
@@ -42,7 +43,9 @@ def receipt_of(record: PendingRecord, result: EntryResult, volume: str, twin: st
     where = f"{record.path!r}: "
     message = result.message
     if outcome == "conflict":
-        return Conflict(where + (message or "the file exists"), version=result.version)
+        return PreconditionFailed(where + (message or "the file exists"), version=result.version)
+    if outcome == "other_write":
+        return Conflict(where + (message or "this write id has stored something else"), version=result.version)
     if outcome == "not_found":
         return NotFound(where + (message or "no such file"))
     if outcome == "stale":

@@ -90,4 +90,5 @@ def entry_of(record: PendingRecord, capability: int) -> CommitEntry:
         record.part,
         record.segments,
         record.part_versions,
+        record.if_version,
     )

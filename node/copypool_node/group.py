@@ -60,6 +60,7 @@ class PendingRecord(msgspec.Struct, eq=False):
     version: int = 0  #: of the last append
     segment: SegmentRef | None = None  #: of the last append
     header_bytes: int = 0
+    if_version: int = 0  #: see `CommitEntry`
     size: int = 0  #: of the file: `payload`'s, but for a manifest the sum of its parts
 
     def cost(self) -> int:

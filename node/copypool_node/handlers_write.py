@@ -10,6 +10,7 @@ import msgspec
 from aiohttp.web import BaseRequest, Response
 
 from copypool.protocol.api import (
+    ANY_VERSION,
     BATCH_MAX_BYTES,
     BATCH_MAX_ENTRIES,
     PART_MAX_BYTES,
@@ -37,6 +38,7 @@ from copypool.protocol.errors import (
 from copypool.protocol.framing import decode_batch
 from copypool.protocol.names import METADATA_MAX_BYTES, PATH_MAX_BYTES, check_metadata, check_path
 from copypool.protocol.routes import decode_body, decode_path
+from copypool.protocol.versions import VERSION_MAX
 from copypool_node import requests
 from copypool_node.body import Body
 from copypool_node.group import PendingRecord
@@ -94,6 +96,7 @@ class WriteHandlers:
             deadline_s=0.0,
             metadata=requests.metadata(request),
             if_absent=requests.if_absent(request),
+            if_version=requests.if_version(request),
         )
         return await self._put(request, record)
 
@@ -148,6 +151,8 @@ class WriteHandlers:
     async def delete_file(self, request: BaseRequest, rest: str, query: str) -> Response:
         """DELETE /v1/files/<namespace id>/<path>: a tombstone record through the same group commit."""
         namespace, _, raw_path = rest.partition("/")
+        if requests.if_absent(request):
+            raise Invalid("a delete of a file that must not exist: `If-None-Match` is for PUT")
         record = PendingRecord(
             kind="tombstone",
             namespace=requests.number(namespace, "the namespace id"),
@@ -159,6 +164,7 @@ class WriteHandlers:
             capability=requests.capability_text(request, query),
             waiter=None,
             deadline_s=0.0,
+            if_version=requests.if_version(request),
         )
         return reply(request, await self._submit(record, "tombstone"))
 
@@ -191,6 +197,7 @@ class WriteHandlers:
             deadline_s=0.0,
             metadata=check_metadata(asked.metadata),
             if_absent=asked.if_absent,
+            if_version=_version(asked.if_version),
             upload=_upload_id(asked.upload),
             segments=segments,
             part_versions=[part.version for part in asked.parts],
@@ -255,6 +262,12 @@ def _upload_id(text: str) -> bytes:
     return value
 
 
+def _version(number: int) -> int:
+    if not ANY_VERSION <= number <= VERSION_MAX:
+        raise Invalid(f"if_version {number} is no version")
+    return number
+
+
 def _check_complete(asked: CompleteRequest) -> None:
     if not 1 <= len(asked.parts) <= PARTS_MAX:
         raise Invalid(f"{len(asked.parts)} parts; a file has 1 to {PARTS_MAX}")
@@ -292,6 +305,7 @@ def _record_of(entry: BatchEntry, payload: memoryview, namespace: int, capabilit
         deadline_s=0.0,
         metadata=check_metadata(entry.metadata) if entry.metadata else {},
         if_absent=entry.if_absent,
+        if_version=_version(entry.if_version),
         size=entry.size,
     )
 

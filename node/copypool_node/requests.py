@@ -11,6 +11,7 @@ from aiohttp.web import BaseRequest, Response
 from copypool.protocol import errors
 from copypool.protocol.api import WRITE_ID_BYTES
 from copypool.protocol.capability import Capability, NodeKeys, open_capability
+from copypool.protocol.conditions import write_condition
 from copypool.protocol.digests import parse_digest
 from copypool.protocol.names import check_metadata
 from copypool.protocol.routes import (
@@ -118,12 +119,12 @@ def metadata(request: BaseRequest) -> dict[str, str]:
 
 def if_absent(request: BaseRequest) -> bool:
     """Whether the file must not exist: `If-None-Match: *`."""
-    text = request.headers.get("If-None-Match")
-    if text is None:
-        return False
-    if text.strip() != "*":
-        raise errors.Invalid("If-None-Match takes only `*` here")
-    return True
+    return write_condition(request.headers).if_absent
+
+
+def if_version(request: BaseRequest) -> int:
+    """The version that a write wants to replace or delete (`If-Match`); see `conditions`."""
+    return write_condition(request.headers).if_version
 
 
 def byte_range(request: BaseRequest, length: int) -> tuple[int, int] | None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from msgspec.structs import replace
 
+from copypool.protocol.api import ANY_VERSION
+from copypool.protocol.digests import digest_of
 from copypool.protocol.errors import Conflict, Fenced, Forbidden, Invalid, OutcomeUnknown, Unavailable
 from copypool.protocol.internal import Claim, CommitEntry, OpenExtentRequest, Refusal
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
@@ -454,3 +456,61 @@ async def test_many_writers_of_one_path_leave_one_line_of_versions(world: World)
     landed = [version for versions in await asyncio.gather(*map(write, writers)) for version in versions]
     history = [await version_of(world, "hot"), *await world.catalog.old_versions(1, "hot")]
     assert sorted(landed, reverse=True) == history
+
+
+async def test_a_write_id_with_other_content_is_no_repeat(world: World) -> None:
+    """Neither of the current version nor of a replaced one, and a delete is not a repeat of a put."""
+    writer = await world.writer(await world.node("n1"))
+    put = writer.put("a", write_id=b"WWWWWWWW")
+    await writer.commit(put)
+    other = (
+        lambda: writer.put("a", write_id=b"WWWWWWWW", digest=digest_of(b"other")),
+        lambda: writer.put("a", 99, write_id=b"WWWWWWWW"),
+        lambda: writer.delete("a", write_id=b"WWWWWWWW"),
+    )
+    for entry in other:
+        reply = await writer.commit(entry())
+        assert (reply.results[0].outcome, reply.results[0].version) == ("other_write", put.version)
+    await writer.commit(writer.put("a"))
+    for entry in (other[0], other[2]):
+        reply = await writer.commit(entry())
+        assert (reply.results[0].outcome, reply.results[0].version) == ("other_write", put.version)
+    assert await writer.outcomes(writer.put("a", write_id=b"WWWWWWWW")) == ["replayed"]
+
+
+async def test_a_part_of_other_content_under_its_write_id_is_no_repeat(world: World) -> None:
+    writer = await world.writer(await world.node("n1"))
+    upload = b"u" * 16
+    part = writer.entry("part", "a", write_id=b"PPPPPPPP", upload=upload)
+    assert await writer.outcomes(part) == ["committed"]
+    assert await writer.outcomes(writer.entry("part", "a", write_id=b"PPPPPPPP", upload=upload)) == ["replayed"]
+    other = writer.entry("part", "a", write_id=b"PPPPPPPP", upload=upload, digest=digest_of(b"other"))
+    assert await writer.outcomes(other) == ["other_write"]
+
+
+async def test_a_conditional_write_changes_only_the_version_that_it_names(world: World) -> None:
+    one, two = await world.writer(await world.node("n1")), await world.writer(await world.node("n2"))
+    assert await one.outcomes(one.put("a", if_version=ANY_VERSION)) == ["conflict"]
+    first = one.put("a")
+    await one.commit(first)
+    mine = one.put("a", write_id=b"MMMMMMMM", if_version=first.version)
+    assert await one.outcomes(mine) == ["committed"]
+    for make in (two.put, two.delete):
+        reply = await two.commit(make("a", if_version=first.version))
+        assert (reply.results[0].outcome, reply.results[0].version) == ("conflict", mine.version)
+    repeat = one.put("a", write_id=b"MMMMMMMM", if_version=first.version)
+    assert await one.outcomes(repeat) == ["replayed"], "its own first try is not what it lost against"
+    assert await two.outcomes(two.delete("a", if_version=mine.version)) == ["committed"]
+    reply = await two.commit(two.put("a", if_version=mine.version))
+    assert (reply.results[0].outcome, reply.results[0].version) == ("conflict", 0)
+    assert await two.outcomes(two.delete("a", if_version=mine.version)) == ["not_found"]
+
+
+async def test_of_two_conditional_writes_one_wins(world: World) -> None:
+    one, two = await world.writer(await world.node("n1")), await world.writer(await world.node("n2"))
+    first = one.put("a")
+    await one.commit(first)
+    outcomes = await asyncio.gather(
+        one.outcomes(one.put("a", if_version=first.version)), two.outcomes(two.put("a", if_version=first.version))
+    )
+    assert sorted(map(tuple, outcomes)) == [("committed",), ("conflict",)]

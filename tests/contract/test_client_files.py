@@ -13,7 +13,7 @@ from copypool import Client, Conflict, DigestRefused, Invalid, NotFound, RangeNo
 from copypool import sync as blocking
 from copypool.protocol.api import PART_BYTES, SMALL_MAX_BYTES
 from copypool.protocol.digests import digest_of, format_digest
-from copypool.protocol.errors import CopypoolError
+from copypool.protocol.errors import CopypoolError, PreconditionFailed
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES
 from copypool.protocol.tokens import Principal, Role
 from kit.eventually import eventually
@@ -319,3 +319,17 @@ async def test_the_blocking_client_works_from_threads(cluster: FakeCluster, tmp_
                 client.status()
 
     await asyncio.gather(*(asyncio.to_thread(use) for _ in range(3)))
+
+
+@pytest.mark.parametrize("size_bytes", [4, PART_BYTES + 1])
+async def test_if_version_replaces_and_deletes_only_that_version(client: Client, size_bytes: int) -> None:
+    first = await client.put(NS, "f", b"first")
+    second = await client.put(NS, "f", bytes(size_bytes), if_version=first.version)
+    with pytest.raises(PreconditionFailed):
+        await client.put(NS, "f", bytes(size_bytes), if_version=first.version)
+    with pytest.raises(PreconditionFailed):
+        await client.delete(NS, "f", if_version=first.version)
+    assert (await client.stat(NS, "f")).version == second.version
+    await client.delete(NS, "f", if_version=second.version)
+    with pytest.raises(Invalid):
+        await client.put(NS, "f", b"x", if_version=-1)

@@ -21,6 +21,7 @@ from copypool.protocol.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PreconditionFailed,
     TooLarge,
     Unavailable,
 )
@@ -323,7 +324,7 @@ async def test_a_batch_answers_each_file_on_its_own(node: NodeUnderTest) -> None
     wrong.digest = digest_of(b"5")
     taken = BatchEntry("taken", 1, os.urandom(8), if_absent=True)
     reply = await node.batch([entry("good", b"1"), (taken, b"2"), entry("/bad", b"3"), (wrong, payload)])
-    assert [result.code for result in reply.results] == ["", "conflict", "invalid", "digest_refused"]
+    assert [result.code for result in reply.results] == ["", "precondition_failed", "invalid", "digest_refused"]
 
 
 async def test_no_writes_while_the_catalog_says_readonly(node: NodeUnderTest) -> None:
@@ -331,3 +332,36 @@ async def test_no_writes_while_the_catalog_says_readonly(node: NodeUnderTest) ->
     await eventually(lambda: node.node.volumes[0].access == "readonly", "the directive arrives")
     with pytest.raises(Unavailable):
         await node.put("x", b"1")
+
+
+async def test_a_write_id_with_other_content_is_refused_and_acknowledges_nothing(node: NodeUnderTest) -> None:
+    first = await node.put("w", b"1", write_id=b"w" * 8)
+    with pytest.raises(Conflict) as refused:
+        await node.put("w", b"22", write_id=b"w" * 8)
+    assert refused.value.details == {"version": first.version}
+    with pytest.raises(Conflict):
+        await node.delete("w", write_id=b"w" * 8)
+    assert node.coordinator.files[1, "w"].version == first.version
+
+
+async def test_if_match_replaces_only_the_version_that_it_names(node: NodeUnderTest) -> None:
+    first = await node.put("m", b"1")
+    second = await node.put("m", b"2", headers={"If-Match": f'"{first.version}"'})
+    with pytest.raises(PreconditionFailed) as refused:
+        await node.put("m", b"3", headers={"If-Match": f'"{first.version}"'})
+    assert refused.value.details == {"version": second.version}
+    with pytest.raises(PreconditionFailed):
+        await node.put("none", b"3", headers={"If-Match": "*"})
+    head = BatchEntry("m", 1, os.urandom(8), if_version=first.version)
+    reply = await node.batch([(head, b"4")])
+    assert reply.results[0].code == "precondition_failed"
+    assert node.coordinator.files[1, "m"].version == second.version
+
+
+@pytest.mark.parametrize("headers", [{"If-Match": "5"}, {"If-Match": 'W/"5"'}, {"If-Match": '"1", "2"'}])
+async def test_a_condition_that_cannot_be_kept_is_refused(node: NodeUnderTest, headers: dict[str, str]) -> None:
+    with pytest.raises(Invalid):
+        await node.put("m", b"1", headers=headers)
+    with pytest.raises(Invalid):
+        await node.put("m", b"1", headers={"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"})
+    assert not node.coordinator.files

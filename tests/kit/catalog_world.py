@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from copypool.protocol.api import NamespaceSpec, PoolType, SegmentRef
+from copypool.protocol.digests import digest_of
 from copypool.protocol.errors import OutcomeUnknown
 from copypool.protocol.internal import (
     EXTENT_HEADER_BYTES,
@@ -94,8 +95,11 @@ class Writer:
         part: int = 0,
         segments: list[SegmentRef] | None = None,
         part_versions: list[int] | None = None,
+        digest: bytes | None = None,
+        if_version: int = 0,
     ) -> CommitEntry:
-        """A record of the next group; its bytes follow those of the record before."""
+        """A record of the next group; its bytes follow those of the record before. Its write id makes its content."""
+        write_id = os.urandom(8) if write_id is None else write_id
         stored = size if kind in ("file", "part") else 0
         place = SegmentRef(self.extent, self.cursor + HEADER_BYTES, stored)
         self.cursor += HEADER_BYTES + stored
@@ -105,8 +109,8 @@ class Writer:
             path,
             self.world.mint() if version is None else version,
             size,
-            os.urandom(32) if kind != "tombstone" else b"",
-            os.urandom(8) if write_id is None else write_id,
+            digest_of(b"" if kind == "tombstone" else write_id) if digest is None else digest,
+            write_id,
             first_sent_ms,
             place,
             HEADER_BYTES,
@@ -116,6 +120,7 @@ class Writer:
             part,
             segments or [],
             part_versions or [],
+            if_version,
         )
 
     def put(self, path: str, size: int = 100, **more: object) -> CommitEntry:

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from copypool.protocol import internal
-from copypool.protocol.api import AccessMode, LocationState, SegmentRef
+from copypool.protocol.api import ANY_VERSION, AccessMode, LocationState, SegmentRef
 from copypool.protocol.capability import (
     AppendCapability,
     PullCapability,
@@ -371,6 +371,8 @@ class FakeCoordinator:
             return EntryResult("committed", entry.version)
         row = self.files.get((entry.namespace, entry.path))
         if row is not None:
+            if row.write_id == entry.write_id and row.digest != entry.digest:
+                return EntryResult("other_write", row.version, "this write id has stored something else")
             for write_id, version in [(row.write_id, row.version), *row.recent]:
                 if write_id == entry.write_id:
                     return EntryResult("replayed", version)
@@ -378,6 +380,8 @@ class FakeCoordinator:
                 return EntryResult("conflict", row.version, "it exists")
             if entry.version <= row.version:
                 return EntryResult("stale", row.version)
+        if entry.if_version and (row is None or row.tombstone or entry.if_version not in (row.version, ANY_VERSION)):
+            return EntryResult("conflict", 0 if row is None or row.tombstone else row.version, "not that version")
         if entry.kind == "tombstone" and (row is None or row.tombstone):
             return EntryResult("not_found")
         return EntryResult("committed", entry.version)

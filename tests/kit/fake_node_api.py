@@ -10,10 +10,11 @@ import msgspec
 from aiohttp import web
 
 from copypool.protocol import routes, stripes
-from copypool.protocol.api import BatchReply, BatchResult, CompleteRequest, Receipt, SegmentRef
+from copypool.protocol.api import ANY_VERSION, BatchReply, BatchResult, CompleteRequest, Receipt, SegmentRef
 from copypool.protocol.capability import ReadCapability, check_write, open_capability
+from copypool.protocol.conditions import write_condition
 from copypool.protocol.digests import digest_of, format_digest, parse_digest
-from copypool.protocol.errors import Conflict, CopypoolError, DigestRefused, Forbidden, Invalid, NotFound
+from copypool.protocol.errors import CopypoolError, DigestRefused, Forbidden, Invalid, NotFound, PreconditionFailed
 from copypool.protocol.framing import decode_batch
 from copypool.protocol.names import check_path
 from kit.fake_server import FakeFile, FakeServer, answering, body_of, cut, reply
@@ -78,7 +79,9 @@ class FakeNode(FakeServer):
     async def _put(self, request: web.Request) -> web.StreamResponse:
         data, namespace, path = await self._take_body(request)
         self._check_digest(request, data)
-        self._check_absent(request.headers.get("If-None-Match") == "*", namespace, path, request)
+        condition = write_condition(request.headers)
+        self._check_absent(condition.if_absent, namespace, path, request)
+        self._check_version(condition.if_version, namespace, path)
         metadata = request.headers.get(routes.METADATA, "")
         file = FakeFile(
             version=0,
@@ -96,6 +99,7 @@ class FakeNode(FakeServer):
         history = self._cluster.files.get((namespace, path), [])
         if not any(file.write_id == write_id for file in history):
             self._cluster.current(namespace, path)
+            self._check_version(write_condition(request.headers).if_version, namespace, path)
         tombstone = FakeFile(0, 0, "", [], write_id, deleted=True)
         return self._acknowledge(request, self._commit(namespace, path, tombstone), 200)
 
@@ -116,6 +120,7 @@ class FakeNode(FakeServer):
             if part.number != number or self._cluster.parts.get((wanted.upload, number)) != part.segment:
                 raise Invalid(f"part {number} is not one of the upload {wanted.upload}")
         self._check_absent(wanted.if_absent, namespace, path, request)
+        self._check_version(wanted.if_version, namespace, path)
         refs = [part.segment for part in wanted.parts]
         manifest = None
         if len(refs) > self._cluster.inline_max:
@@ -190,7 +195,13 @@ class FakeNode(FakeServer):
         if request is not None and any(file.write_id.hex() == request.headers[routes.WRITE_ID] for file in history):
             return
         if history and not history[-1].deleted:
-            raise Conflict(f"the file {path!r} exists", version=history[-1].version)
+            raise PreconditionFailed(f"the file {path!r} exists", version=history[-1].version)
+
+    def _check_version(self, if_version: int, namespace: int, path: str) -> None:
+        history = self._cluster.files.get((namespace, path), [])
+        current = history[-1].version if history and not history[-1].deleted else 0
+        if if_version and if_version not in (current, ANY_VERSION if current else 0):
+            raise PreconditionFailed(f"the file {path!r} has version {current}", version=current)
 
     def _commit(self, namespace: int, path: str, file: FakeFile) -> Receipt:
         stored, replayed = self._cluster.commit(namespace, path, file)

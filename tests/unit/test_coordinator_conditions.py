@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from copypool.protocol.conditions import etag_of
 from copypool.protocol.errors import RangeNotSatisfiable
-from copypool_coordinator.conditions import byte_range, etag_of, not_modified
+from copypool_coordinator.conditions import byte_range, not_modified
 
 ETAG = etag_of(7)
 

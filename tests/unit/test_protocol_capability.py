@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
+from msgspec import structs
 
 from copypool.protocol.capability import (
     Capability,
@@ -91,3 +92,11 @@ def test_roles_include_the_lower_ones_and_scope_hides_names() -> None:
         writer.require(Role.operator, "web", "team/a")
     with pytest.raises(Forbidden):
         Principal("o", Role.admin, namespace="web").require(Role.operator)
+
+
+def test_an_exact_capability_covers_its_path_alone() -> None:
+    exact = structs.replace(WRITE, exact=True)
+    assert check_write(exact, 4, "team/a", 0) is exact
+    with pytest.raises(Forbidden):
+        check_write(exact, 4, "team/a/b", 0)
+    assert check_write(WRITE, 4, "team/a/b", 0) is WRITE

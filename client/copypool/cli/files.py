@@ -32,10 +32,17 @@ class Incomplete(CopypoolError):
 @click.argument("target", metavar="NAMESPACE/PATH")
 @click.option("-r", "--recursive", is_flag=True, help="Accepted for habit: folders are stored whole anyway.")
 @click.option("--if-absent", is_flag=True, help="Fail where a file exists already.")
+@click.option("--if-version", type=int, default=0, metavar="VERSION", help="Replace only this version of a file.")
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="User metadata of a single file; may be repeated.")
 @click.option("--digest", metavar="blake3:HEX", help="Refuse a single file unless its content has this digest.")
 def put(
-    sources: tuple[str, ...], target: str, recursive: bool, if_absent: bool, meta: tuple[str, ...], digest: str | None
+    sources: tuple[str, ...],
+    target: str,
+    recursive: bool,
+    if_absent: bool,
+    if_version: int,
+    meta: tuple[str, ...],
+    digest: str | None,
 ) -> None:
     """Store files. SOURCE is a file, a folder, or - for standard input.
 
@@ -44,12 +51,14 @@ def put(
     """
     del recursive
     metadata = _metadata(meta)
-    if len(sources) > 1 and digest:
-        raise click.UsageError("--digest goes with a single file")
+    if len(sources) > 1 and (digest or if_version):
+        raise click.UsageError("--digest and --if-version go with a single file")
+    if if_absent and if_version:
+        raise click.UsageError("--if-absent and --if-version contradict each other")
 
     folders = {source for source in sources if source != "-" and Path(source).is_dir()}
-    if folders and (metadata or digest):
-        raise click.UsageError("--meta and --digest go with a single file")
+    if folders and (metadata or digest or if_version):
+        raise click.UsageError("--meta, --digest and --if-version go with a single file")
     names = {source: Path(source).resolve().name for source in folders}
 
     async def work(client: Client) -> None:
@@ -61,7 +70,7 @@ def put(
                 await _put_folder(client, Path(source), Place(place.namespace, prefix), if_absent)
             else:
                 path = _target_path(source, place.path, alone=alone)
-                await _put_file(client, source, Place(place.namespace, path), if_absent, metadata, digest)
+                await _put_file(client, source, Place(place.namespace, path), if_absent, if_version, metadata, digest)
 
     run(work)
 
@@ -75,7 +84,13 @@ async def _put_folder(client: Client, folder: Path, place: Place, if_absent: boo
 
 
 async def _put_file(
-    client: Client, source: str, place: Place, if_absent: bool, metadata: dict[str, str], digest: str | None
+    client: Client,
+    source: str,
+    place: Place,
+    if_absent: bool,
+    if_version: int,
+    metadata: dict[str, str],
+    digest: str | None,
 ) -> None:
     size_bytes = None if source == "-" else _local_size(source)
     with progress_bar(place.path, size_bytes, quiet=settings().json) as progress:
@@ -84,6 +99,7 @@ async def _put_file(
             place.path,
             stdin_pieces() if source == "-" else Path(source),
             if_absent=if_absent,
+            if_version=if_version,
             metadata=metadata,
             digest=digest,
             progress=progress,

@@ -24,6 +24,7 @@ PARTS_MAX = 100_000
 FILE_MAX_BYTES = PART_BYTES * PARTS_MAX
 SEGMENTS_INLINE_MAX = 64  #: a file of more segments has them in its manifest record
 WRITE_ID_BYTES = 8
+ANY_VERSION = -1  #: as `if_version`: the file must exist, whatever its version
 
 LocationState = Literal["copying", "good", "damaged", "missing", "dropping"]
 PoolType = Literal["primary", "copy"]
@@ -96,6 +97,7 @@ class BatchEntry(msgspec.Struct, omit_defaults=True):
     digest: bytes = b""  #: when given, checked before anything is stored
     if_absent: bool = False
     metadata: dict[str, str] = {}
+    if_version: int = 0  #: replace only this version; `ANY_VERSION`: any, but one must be there; 0: no condition
 
 
 class BatchResult(msgspec.Struct, omit_defaults=True):
@@ -131,6 +133,7 @@ class CompleteRequest(msgspec.Struct, omit_defaults=True):
     first_sent_ms: int = 0
     if_absent: bool = False
     metadata: dict[str, str] = {}
+    if_version: int = 0  #: as in `BatchEntry`
 
 
 # -- reading ----------------------------------------------------------------------------------

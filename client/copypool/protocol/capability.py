@@ -88,6 +88,7 @@ class WriteCapability(msgspec.Struct, frozen=True, array_like=True, tag="w"):
     max_bytes: int  #: of one body
     expires_ms: int
     principal: str = ""  #: name of the token, for the event log
+    exact: bool = False  #: `prefix` is the one path that may be written, not what lies below it (redirects)
 
 
 class PullCapability(msgspec.Struct, frozen=True, array_like=True, tag="p"):
@@ -163,6 +164,8 @@ def check_write(capability: Capability, namespace: int, path: str, size_bytes: i
     if not isinstance(capability, WriteCapability):
         raise Forbidden("this capability does not allow writing")
     if capability.namespace != namespace or not in_scope(path, capability.prefix):
+        raise Forbidden("the capability does not cover this path")
+    if capability.exact and path != capability.prefix:
         raise Forbidden("the capability does not cover this path")
     if size_bytes > capability.max_bytes:
         raise Forbidden(f"the capability allows bodies of up to {capability.max_bytes} bytes")

@@ -7,6 +7,7 @@
     |   |-- Forbidden          403  the token's role does not allow the verb
     |   |-- NotFound           404  no such file, version, namespace (or out of the token's scope)
     |   |-- Conflict           409  the file exists, or is not the version the caller named
+    |   |   `-- PreconditionFailed 412  the condition that the request carried does not hold
     |   |-- TooLarge           413  above a stated limit
     |   |-- RangeNotSatisfiable 416
     |   |-- QuotaExceeded      507  the namespace holds as much as its quota allows
@@ -94,6 +95,13 @@ class Conflict(CallerError):
     code = "conflict"
     http_status = 409
     exit_code = 6
+
+
+class PreconditionFailed(Conflict):
+    """The file is not what the request's condition says: it exists, or its current version is another one."""
+
+    code = "precondition_failed"
+    http_status = 412
 
 
 class TooLarge(CallerError):

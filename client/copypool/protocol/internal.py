@@ -203,6 +203,7 @@ class CommitEntry(Internal):
     part: int = 0  #: kind `part`: its number
     segments: list[SegmentRef] = []  #: kind `manifest`: all parts in order
     part_versions: list[int] = []  #: kind `manifest`: versions of the named parts
+    if_version: int = 0  #: the current version must be this one; `ANY_VERSION`: there must be a file; 0: no condition
 
 
 class Claim(Internal):
@@ -247,7 +248,8 @@ class CommitRequest(Internal):
 EntryOutcome = Literal[
     "committed",  # the row is there; ack
     "replayed",  # this write id had been applied before, as `version`; this record is refused
-    "conflict",  # `if_absent` and it exists (as `version`)
+    "conflict",  # `if_absent` or `if_version` and it is otherwise (`version` now, 0: none)
+    "other_write",  # this write id has stored something else, as `version`
     "not_found",  # tombstone for a path that has no file
     "stale",  # version not above `version`, or implausible: append again with a higher one
     "contended",  # the path lost the race twice: append again in a group of its own
