@@ -252,6 +252,14 @@ def away_since_ms(view: ClusterView, node_id: int, now_ms: int) -> int:
     return now_ms if node is None or node.row.away_since_ms == 0 else node.row.away_since_ms
 
 
+def absent_since_ms(view: ClusterView, volume_id: int, node_id: int, now_ms: int) -> int:
+    """Since when a volume is away with its node, or since when that runs without it; 0 when neither."""
+    away_ms = away_since_ms(view, node_id, now_ms)
+    if away_ms or view.volume_mounted(volume_id):
+        return away_ms
+    return max(1, view.sessions[node_id].row.since_ms)
+
+
 def patience_over(node: NodeRow | None, away_ms: int, patience_ms: int, now_ms: int) -> bool:
     """Whether a node that is away since `away_ms` has been waited for; announced maintenance does not count."""
     until = 0 if node is None else node.maintenance_until_ms
@@ -265,6 +273,16 @@ class Cut(NamedTuple):
     until_ms: int
 
 
+def _lost_since_ms(view: ClusterView, node: NodeRow) -> int:
+    """Since when a node is away, or is there without any of its volumes; 0: it is there, or never was."""
+    if not view.node_up(node.id):
+        return node.away_since_ms
+    volumes = view.volumes_by_node.get(node.id, ())
+    if not volumes or any(view.volume_mounted(volume) for volume in volumes):
+        return 0
+    return max(1, view.sessions[node.id].row.since_ms)
+
+
 def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, now_ms: int) -> str:
     """Why re-replication is held, as a sentence; "" when it is not (A12).
 
@@ -276,9 +294,8 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
     lost = sorted(
         (since, node.name)
         for node in view.nodes.values()
-        if node.row.away_since_ms and not view.node_up(node.row.id)
-        if node.row.maintenance_until_ms <= node.row.away_since_ms
-        for since in (node.row.away_since_ms,)
+        for since in (_lost_since_ms(view, node.row),)
+        if since and node.row.maintenance_until_ms <= since
         if since > released_ms
     )
     limit = max(1.0, len(view.nodes) / 3)

@@ -19,7 +19,7 @@ from copypool.protocol.internal import JoinRequest, MountRequest, RegisterReques
 from copypool.protocol.names import check_name
 from copypool_coordinator import keys, rows
 from copypool_coordinator.core import ROUNDS_MAX, Core, check_guards, session_guard
-from copypool_coordinator.etcd import KeyValue, create_equals, get, mod_equals, put
+from copypool_coordinator.etcd import Compare, KeyValue, create_equals, get, mod_equals, put
 from copypool_coordinator.ids import take_ids
 from copypool_coordinator.pools import ensure_pool
 from copypool_coordinator.rows import FORMAT, CoordinatorRow, NodeRow, SessionRow, VolumeRow
@@ -139,16 +139,21 @@ class Sessions:
         for _ in range(ROUNDS_MAX):
             found = await self._core.etcd.txn([], reads)
             check_guards([guard], found.responses[:1])
+            compares = [guard.compare]
             kv = found.responses[1][0] if found.responses[1] else None
             known = rows.decode(kv.value, VolumeRow) if kv is not None else None
             if known is not None:
                 if _is_repeat(known, request):
-                    return known, found.revision
-                row = _claimed(known, request, pool)
+                    if known.session == request.epoch:
+                        return known, found.revision
+                    row = replace(known, session=request.epoch)
+                else:
+                    row = _claimed(known, request, pool)
+                    compares += await self._holder_gone(known, request)
             else:
                 volume_id = volume_id or (await take_ids(self._core.etcd, "volume"))[0]
                 row = _first_claim(volume_id, request, pool)
-            compares = [guard.compare, mod_equals(key, kv.mod_revision if kv is not None else 0)]
+            compares.append(mod_equals(key, kv.mod_revision if kv is not None else 0))
             try:
                 answer = await self._core.etcd.txn(compares, [put(key, rows.encode(row))], reads)
             except OutcomeUnknown:
@@ -156,6 +161,20 @@ class Sessions:
             if answer.succeeded:
                 return row, answer.revision
         raise Overloaded(f"volume {request.name} changes too fast: repeat")
+
+    async def _holder_gone(self, row: VolumeRow, request: MountRequest) -> list[Compare]:
+        """Compares that no other node holds the volume now: a clone must not take it from the disk that is in use."""
+        if row.node == request.node_id or not row.session:
+            return []
+        key = keys.session(row.node)
+        session = await self._core.etcd.get(key)
+        revision = session.mod_revision if session is not None else 0
+        if revision == row.session:
+            raise Conflict(
+                f"volume {request.name!r} is mounted by node {row.node}: this is a clone, "
+                "or its disk was moved and that node has to be restarted without it"
+            )
+        return [mod_equals(key, revision)]
 
     # -- coordinators ------------------------------------------------------------------------------
     async def announce(self, url: str) -> None:

@@ -170,6 +170,14 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
         for name, entry in sorted(view.volumes.items())
         if entry.row.access_reason
     ]
+    diskless = [
+        name
+        for name, volume in sorted(view.volumes.items())
+        if volume.row.session and view.node_up(volume.row.node) and not view.volume_mounted(volume.row.id)
+        if volume.row.access not in ("destroyed", "offsite")
+    ]
+    if diskless:
+        reasons.append(f"{_names(diskless)} not mounted, although their nodes run: see the nodes' logs")
     safe = [name for name, volume in sorted(view.volumes.items()) if _in_safe_mode(facts, volume.row.id)]
     if safe:
         reasons.append(

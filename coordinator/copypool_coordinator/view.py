@@ -98,10 +98,16 @@ class ClusterView:
         """Whether the node has a live session."""
         return node_id in self.sessions
 
-    def volume_reachable(self, volume_id: int) -> bool:
-        """Whether the volume's bytes can be read now: its node's session lives and its access mode allows it."""
+    def volume_mounted(self, volume_id: int) -> bool:
+        """Whether its node has it mounted under the session that lives now: a node may run without its disk."""
         volume = self.volumes_by_id.get(volume_id)
-        return volume is not None and volume.row.access in _MOUNTED and volume.row.node in self.sessions
+        session = None if volume is None else self.sessions.get(volume.row.node)
+        return volume is not None and session is not None and volume.row.session in (0, session.mod_revision)
+
+    def volume_reachable(self, volume_id: int) -> bool:
+        """Whether the volume's bytes can be read now: its node lives and has it mounted, its access mode allows it."""
+        volume = self.volumes_by_id.get(volume_id)
+        return volume is not None and volume.row.access in _MOUNTED and self.volume_mounted(volume_id)
 
     def volume_counts(self, volume_id: int) -> bool:
         """Whether locations there count as protection: reachable now, or known to lie offsite (A16)."""

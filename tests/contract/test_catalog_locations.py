@@ -53,7 +53,7 @@ async def location(world: World, extent: int, volume: int) -> Location:
 
 async def settled(world: World) -> None:
     """Let the view know everything that was written so far."""
-    written = await world.etcd.txn([], [put(keys.named(keys.PROCESS, "settled"), b"")])
+    written = await world.etcd.txn([], [put(keys.ROOT + b"c/~settled", b"")])
     await world.catalog.wait_for(lambda view: view.revision >= written.revision, 5.0)
 
 
@@ -134,7 +134,7 @@ async def test_c12_a_clone_or_a_rolled_back_disk_is_refused(world: World) -> Non
     assert (await world.catalog.mount(claim))[0] == row  # the reply was lost
     await world.register(node)
     repeated = replace(claim, epoch=node.epoch)  # the process died before it noted the answer
-    assert (await world.catalog.mount(repeated))[0] == row
+    assert (await world.catalog.mount(repeated))[0] == replace(row, session=node.epoch)
     row, _ = await world.catalog.mount(replace(claim, epoch=node.epoch, label_epoch=2, nonce=b"b" * 16))
     assert row.epoch == 2
     clone = replace(claim, node_id=thief.node_id, epoch=thief.epoch, label_epoch=2, nonce=b"c" * 16)
@@ -147,6 +147,27 @@ async def test_c12_a_clone_or_a_rolled_back_disk_is_refused(world: World) -> Non
             await world.catalog.mount(refused)
     with pytest.raises(Conflict):
         await world.catalog.mount(replace(claim, epoch=node.epoch, pool_type="copy", label_epoch=3))
+
+
+async def test_c12_a_clone_does_not_take_a_volume_from_the_node_that_has_it_mounted(world: World) -> None:
+    node, thief = await world.node("n1"), await world.node("n2")
+    claim = MountRequest(node.node_id, node.epoch, "disk", os.urandom(16), "primary", "primary", 1, b"a" * 16)
+    await world.catalog.mount(claim)
+    clone = replace(claim, node_id=thief.node_id, epoch=thief.epoch, label_epoch=2, nonce=b"c" * 16)
+    with pytest.raises(Conflict, match="mounted by node"):
+        await world.catalog.mount(clone)
+    await world.catalog.mount(replace(claim, label_epoch=2, nonce=b"b" * 16))
+    await world.register(node)  # it has started anew, without the disk: that was moved
+    row, _ = await world.catalog.mount(replace(clone, label_epoch=3))
+    assert row.node == thief.node_id
+
+
+async def test_a_volume_that_its_node_runs_without_cannot_be_reached(world: World) -> None:
+    node = await world.node("n1")
+    assert world.catalog.view.volume_reachable(node.volume)
+    await world.register(node)
+    await world.catalog.wait_for(lambda view: view.sessions[node.node_id].mod_revision == node.epoch, 5.0)
+    assert not world.catalog.view.volume_reachable(node.volume)
 
 
 async def test_a_fenced_node_mounts_nothing(world: World) -> None:

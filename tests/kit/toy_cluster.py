@@ -112,6 +112,12 @@ class ToyCluster:
         """Start a session; its epoch."""
         return self.put(keys.session(node), SessionRow(FORMAT, 1, b"", f"http://node{node}", self.now_ms))
 
+    def without_volume(self, node: int) -> None:
+        """The node starts anew and does not find its disk."""
+        row = self.view.volumes[f"volume{node}"].row
+        self.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, session=self.view.sessions[node].mod_revision))
+        self.up(node)
+
     def down(self, node: int) -> None:
         """The session ends."""
         self.delete(keys.session(node))

@@ -185,6 +185,28 @@ def test_a_lost_primary_is_rebuilt_from_the_copy_after_the_grace_time() -> None:
     assert cluster.location(E, 1).state == "good", "the absent one is not blamed, and not dropped"
 
 
+def test_a_volume_that_its_node_runs_without_is_rebuilt_after_the_grace_time() -> None:
+    cluster = ToyCluster()
+    whole_copied(cluster)
+    cluster.without_volume(1)
+    assert not satisfied(cluster)
+    cluster.settle()
+    assert cluster.history == [], "the disk may come back"
+    cluster.wait(cluster.policy.grace_ms)
+    cluster.settle()
+    assert cluster.location(E, 2).state == "good"
+    assert satisfied(cluster)
+
+
+def test_nodes_that_all_start_without_their_disks_pull_the_brake() -> None:
+    cluster = ToyCluster()
+    whole_copied(cluster)
+    cluster.without_volume(1)
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == ""
+    cluster.without_volume(3)
+    assert "node1, node3" in brake(cluster.view, cluster.policy, None, 0, cluster.now_ms)
+
+
 def test_a_node_that_returns_in_time_is_not_replaced() -> None:
     cluster = ToyCluster()
     whole_copied(cluster)

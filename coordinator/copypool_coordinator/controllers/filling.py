@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from copypool_coordinator.controllers.actions import Action, Pull, Reserve, Source
-from copypool_coordinator.policy import Facts, LocationKey, away_since_ms, patience_over
+from copypool_coordinator.policy import Facts, LocationKey, absent_since_ms, patience_over
 from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_appended, reach
 from copypool_coordinator.rows import ExtentRow, Location
 
@@ -99,7 +99,7 @@ def _waits(
     """Whether this location, which does not count now, is given time to come back before it is replaced."""
     if location.state in _REPLACE_AT_ONCE or location.state == "dropping" or place.destroyed:
         return False
-    away_ms = away_since_ms(view, place.node, now_ms)
+    away_ms = absent_since_ms(view, place.volume, place.node, now_ms)
     if away_ms == 0:
         # Its node is there: an operator made it unavailable, or it takes no writes and cannot be finished.
         return location.state == "good" and reach(row, location, committed) >= committed and not place.up
