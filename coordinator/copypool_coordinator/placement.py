@@ -127,14 +127,16 @@ def choose_twin(
 ) -> Versioned[VolumeRow] | None:
     """The volume for the twin of a new extent of this class that `writer_node` writes; None: there is none.
 
-    In the first copy pool, on another node and host; in another zone too, which the pool may insist on and which is
-    preferred anyway: a copy in the writer's own failure domain would make a false receipt (A21). Nodes to avoid come
-    last.
+    In the first copy pool, on another node and host; in another zone too, if one of the two pools is spread over
+    zones, and preferably anyway: a copy in the writer's own failure domain would make a false receipt (A21). Nodes to
+    avoid come last.
     """
     writer = view.nodes_by_id.get(writer_node)
     pool = view.pools_by_id.get(extent_class.copy_pools[0]) if extent_class.copy_pools else None
-    if writer is None or pool is None:
+    primary = view.pools_by_id.get(extent_class.primary_pool)
+    if writer is None or pool is None or primary is None:
         return None
+    zones = "zone" in (primary.row.spread, pool.row.spread)
     need = FLOOR_BYTES + EXTENT_SOFT_BYTES
     options = []
     for option in _weighted(
@@ -142,7 +144,7 @@ def choose_twin(
     ):
         node = view.nodes_by_id[option.volume.node].row
         same_zone = node.zone == writer.row.zone
-        if node.id == writer_node or node.host == writer.row.host or (same_zone and pool.row.spread == "zone"):
+        if node.id == writer_node or node.host == writer.row.host or (zones and same_zone):
             continue
         options.append(((node.id in avoid_nodes, same_zone, -option.key), option.volume.id))
     return view.volumes_by_id[min(options)[1]] if options else None
