@@ -2,6 +2,9 @@
 
 No timer: an idle batcher sends at the end of the current loop pass, a busy one as soon as one of its calls returns,
 so batches grow with load and cost no latency without it. Equal keys of one batch are asked once.
+
+A `patient` batcher, for calls that all take about as long, has a second call under way only once it holds as many keys
+as the first: few large calls cost less than many small ones.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ class Batcher(Generic[K, V]):
         weigh: Callable[[K], int] | None = None,
         weight: int = 0,
         on_batch: Callable[[int], None] | None = None,
+        patient: bool = False,
     ) -> None:
+        self._patient = patient
         self._name = name
         self._run = run
         self._batch = batch
@@ -71,7 +76,7 @@ class Batcher(Generic[K, V]):
             if len(self._pending) >= self._queue:
                 raise Overloaded(f"{self._name}: {self._queue} are waiting already; try again, or elsewhere")
             waiters = self._pending[key] = []
-            if not self._scheduled and len(self._tasks) < self._flying_max:
+            if not self._scheduled and self._may_send():
                 self._scheduled = True
                 self._loop.call_soon(self._send)
         future: asyncio.Future[V] = self._loop.create_future()
@@ -90,11 +95,18 @@ class Batcher(Generic[K, V]):
 
     def _send(self) -> None:
         self._scheduled = False
-        while self._pending and len(self._tasks) < self._flying_max:
+        while self._pending and self._may_send():
             taken = self._take()
             task = self._loop.create_task(self._call(taken))
             self._tasks[task] = taken
             task.add_done_callback(self._done)
+
+    def _may_send(self) -> bool:
+        """Whether what is pending may go out now."""
+        if not self._patient or not self._tasks:
+            return len(self._tasks) < self._flying_max
+        under_way = max(map(len, self._tasks.values()))
+        return len(self._tasks) < self._flying_max and len(self._pending) >= under_way
 
     def _done(self, task: asyncio.Task[None]) -> None:
         taken = self._tasks.pop(task)

@@ -47,7 +47,7 @@ class Lookups:
         self._refuse_until_s = 0.0
         self._probing = False
         self._batcher: Batcher[FileKey, FileRow | None] = Batcher(
-            "lookup", self._txn, batch=LOOKUP_MAX, flying=txns, queue=queue, on_batch=on_batch
+            "lookup", self._txn, batch=LOOKUP_MAX, flying=txns, queue=queue, on_batch=on_batch, patient=True
         )
 
     @property

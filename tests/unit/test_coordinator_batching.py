@@ -60,6 +60,24 @@ async def test_a_busy_batcher_collects_and_a_key_is_never_joined_to_a_call_that_
     assert calls.seen == [[1], [1, 2, 3, 4], [5]]
 
 
+async def test_a_patient_batcher_sends_a_second_call_once_it_is_as_large_as_the_first() -> None:
+    calls = Calls()
+    calls.open.clear()
+    joined = batcher(calls, flying=2, patient=True)
+    waiting = [joined.submit(1), joined.submit(2)]
+    await asyncio.sleep(0)
+    waiting.append(joined.submit(3))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert calls.seen == [[1, 2]]
+    waiting.append(joined.submit(4))
+    await eventually(lambda: calls.seen == [[1, 2], [3, 4]], "the second call is under way")
+    waiting.append(joined.submit(5))
+    calls.open.set()
+    assert await asyncio.gather(*waiting) == [1, 4, 9, 16, 25]
+    assert calls.seen == [[1, 2], [3, 4], [5]]
+
+
 async def test_a_full_queue_refuses_and_takes_nothing_in() -> None:
     calls = Calls()
     joined = batcher(calls, queue=2)
