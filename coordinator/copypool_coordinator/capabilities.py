@@ -43,6 +43,7 @@ class Mint:
         # Per instance: a cache shared by instances would keep secrets of clusters that are gone.
         self._keys = lru_cache(_NODES_MAX)(self._derive)
         self._command = lru_cache(_NODES_MAX)(self._derive_command)
+        self._credential = lru_cache(_NODES_MAX)(self._derive_credential)
 
     def _derive(self, node_id: int, number: int) -> NodeKeys:
         return derive_node_keys(self._master, node_id, number)
@@ -50,9 +51,12 @@ class Mint:
     def _derive_command(self, node_id: int) -> bytes:
         return derive_key(self._master, "command", node_id, 1)
 
+    def _derive_credential(self, node_id: int) -> bytes:
+        return derive_key(self._master, "credential", node_id, 1)
+
     def credential(self, node_id: int) -> bytes:
         """What this node shows to coordinators."""
-        return derive_key(self._master, "credential", node_id, 1)
+        return self._credential(node_id)
 
     def command_key(self, node_id: int) -> bytes:
         """What a coordinator shows to this node."""

@@ -149,7 +149,7 @@ class Draft:
         ):
             return GONE
         own = row_keys(entry)
-        if any(key in self._taken for key in own) or not self._fits(own, namespace):
+        if not self._taken.isdisjoint(own) or not self._fits(own, namespace):
             return CONTENDED
         if known is not None and not all(known.covers(key) for key in own):
             return CONTENDED
@@ -159,7 +159,7 @@ class Draft:
             self.compares.append(create_equals(namespace.key, namespace.create_revision))
             self.gets.append(get(namespace.key))
         self._taken.update(own)
-        if any(self._losses.get(key, 0) >= LOSSES_MAX for key in own):
+        if self._losses and any(self._losses.get(key, 0) >= LOSSES_MAX for key in own):
             return CONTENDED
         refused, ops = self._judged(index, entry, own)
         if refused is not None:

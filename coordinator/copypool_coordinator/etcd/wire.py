@@ -54,7 +54,7 @@ def _add_compares(message: Message, compares: Sequence[Compare]) -> None:
 
 def _add_operations(branch: Message, ops: Sequence[Op]) -> None:
     # Filled in place: building each message and handing it to its parent costs four times as much, and a group
-    # lookup has 128 of them.
+    # lookup has 128 of them. Fields are set only where they differ from protobuf's defaults, for the same reason.
     add = branch.add
     for op in ops:
         if isinstance(op, Get):
@@ -62,13 +62,16 @@ def _add_operations(branch: Message, ops: Sequence[Op]) -> None:
             request.key = op.key
             if op.end is not None:
                 request.range_end = op.end
-            request.limit = op.limit
-            request.keys_only = op.keys_only
+            if op.limit:
+                request.limit = op.limit
+            if op.keys_only:
+                request.keys_only = True
         elif isinstance(op, Put):
             request = add().request_put
             request.key = op.key
             request.value = op.value
-            request.lease = op.lease
+            if op.lease:
+                request.lease = op.lease
         else:
             request = add().request_delete_range
             request.key = op.key
