@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from copypool_coordinator.config import Config, ConfigError, Secrets, load, load
 from copypool_coordinator.process import Coordinator
 
 EXIT_CONFIG = 2
+GC_ALLOCATIONS = 50_000  #: objects made and kept between two runs of the collector of cycles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=config.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # Requests leave no cycles behind: looking for some at every 700 allocations costs a twentieth of the CPU.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
     try:
         uvloop.run(_serve(config, secrets))
     except ConfigError as error:
