@@ -201,6 +201,9 @@ class Performer:
             sources=sources,
         )
         told = Told(now_ms, action.epoch, action.up_to, action.sealed)
+        location = find(row, key.volume, key.generation)
+        if location is not None:
+            self._memory.note_try(key, location.length, self._policy, now_ms)
         await self._link.send(action.node, "pull", command, Empty)
         self._memory.note_pull(key, told)
 

@@ -35,8 +35,10 @@ class Policy:
     first_verify_delay_ms: int = 5_000
     follow_ms: int = 1_000  #: a copy of an open extent is told of new bytes at most this often
     repeat_ms: int = 30_000  #: a command without visible effect is given again
-    #: A location that could be brought on and was not for this long is not waited for (full disk, failing pulls).
+    #: A location that was told to go on for this long, and did not, is not waited for (full disk, failing pulls).
     stalled_ms: int = 300_000
+    #: Between two tries of the same stall: a longer pause had another cause (no source, no session, a closed window).
+    try_pause_max_ms: int = 90_000
     verify_lost_ms: int = 120_000  #: a verify without verdict is asked for again
     decision_life_ms: int = 3_600_000  #: an older decision to take a location away is made anew
     drop_delay_ms: int = 330_000  #: life of a read capability + 30 s, between leaving the row and deleting
@@ -70,6 +72,14 @@ class Told(NamedTuple):
     sealed: bool
 
 
+class Tries(NamedTuple):
+    """Commands to bring a location on that have not moved it yet, whether they arrived or not."""
+
+    first_ms: int
+    last_ms: int
+    length: int  #: where it stands
+
+
 #: (extent row, pool id) -> volume id for a new location, or None.
 Chooser = Callable[[ExtentRow, int], "int | None"]
 
@@ -82,6 +92,7 @@ class Memory:
     decided: dict[LocationKey, int] = field(default_factory=dict)
     pulls: dict[LocationKey, Told] = field(default_factory=dict)
     pulling: dict[int, set[int]] = field(default_factory=dict)  #: volume -> extents with an unfinished pull
+    tries: dict[LocationKey, Tries] = field(default_factory=dict)
     verifies: dict[LocationKey, Told] = field(default_factory=dict)
     verifying: dict[int, set[LocationKey]] = field(default_factory=dict)  #: volume -> locations being read back
     scrub_from_ms: dict[int, int] = field(default_factory=dict)  #: volume -> no routine verify before this time
@@ -91,6 +102,20 @@ class Memory:
         """The location was found not to be needed."""
         self.decided[key] = now_ms
         self._known.setdefault(key.extent, set()).add(key)
+
+    def note_try(self, key: LocationKey, length: int, policy: Policy, now_ms: int) -> None:
+        """A location that stands at `length` is about to be told to pull."""
+        known = self.tries.get(key)
+        goes_on = self.stalled(key, length, policy) or (
+            known is not None and known.length == length and now_ms - known.last_ms <= policy.try_pause_max_ms
+        )
+        self.tries[key] = Tries(known.first_ms if known is not None and goes_on else now_ms, now_ms, length)
+        self._known.setdefault(key.extent, set()).add(key)
+
+    def stalled(self, key: LocationKey, length: int, policy: Policy) -> bool:
+        """Whether a location that stands at `length` was told to go on again and again, in vain. Until it moves."""
+        known = self.tries.get(key)
+        return known is not None and known.length == length and known.last_ms - known.first_ms >= policy.stalled_ms
 
     def note_pull(self, key: LocationKey, told: Told) -> None:
         """A node was told to pull."""
@@ -122,7 +147,9 @@ class Memory:
                 del self.verifies[key]
             if location is None:
                 self.decided.pop(key, None)
-            if not any(key in table for table in (self.decided, self.pulls, self.verifies)):
+            if key in self.tries and (location is None or location.length != self.tries[key].length):
+                del self.tries[key]
+            if not any(key in table for table in (self.decided, self.pulls, self.tries, self.verifies)):
                 keys.discard(key)
         if not keys:
             del self._known[extent]

@@ -62,6 +62,7 @@ class ToyCluster:
         self.bytes_on: dict[LocationKey, int] = {}  #: what is on the disks, whatever the rows say
         self.pulled_bytes = 0
         self.avoided: frozenset[int] = frozenset()  #: volumes that are not chosen as destinations
+        self.stuck: frozenset[int] = frozenset()  #: volumes that nothing is written to, whatever they are told
         self.rotten: set[tuple[int, int]] = set()  #: (extent, volume) that a verify will find bad
         self.history: list[Action] = []
         self.checks: list[Callable[[], None]] = []
@@ -253,7 +254,10 @@ class ToyCluster:
         location = locations.find(row, key.volume, key.generation)
         if location is None or not self.view.node_up(action.node):
             return  # the command arrives nowhere, or its reports meet no location
+        self.memory.note_try(key, location.length, self.policy, self.now_ms)
         self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed))
+        if key.volume in self.stuck:
+            return
         best = max((source.length for source in action.sources), default=0)
         length = max(location.length, min(action.up_to, best))
         self.pulled_bytes += length - location.length

@@ -18,7 +18,7 @@ from copypool_coordinator.controllers.actions import (
 )
 from copypool_coordinator.policy import Cut, Memory, Policy, Told, brake, places
 from copypool_coordinator.protection import assess
-from kit.toy_cluster import CLASS, MIB, ToyCluster
+from kit.toy_cluster import CLASS, COPY, MIB, ToyCluster
 
 E = 7
 
@@ -410,15 +410,63 @@ def test_a_copy_that_stands_still_is_begun_elsewhere() -> None:
     cluster = ToyCluster()
     cluster.open_extent(E, writer=1, length=MIB)
     cluster.seal(E)
-    cluster.perform(next(action for action in cluster.plan() if isinstance(action, Reserve)))
-    cluster.wait(cluster.policy.stalled_ms - 1)
-    assert not any(isinstance(action, Reserve) for action in cluster.plan())
-    cluster.wait(1)
-    (reserve,) = [action for action in cluster.plan() if isinstance(action, Reserve)]
-    assert reserve.volume == 4
-    cluster.perform(reserve)
-    (pull,) = [action for action in cluster.plan() if isinstance(action, Pull)]
-    assert pull.location.volume == 4
+    cluster.stuck = frozenset({3})
+    for _ in range(cluster.policy.stalled_ms // cluster.policy.repeat_ms):
+        cluster.settle()
+        assert len(cluster.row(E).locations) == 2, "it is given time"
+        cluster.wait(cluster.policy.repeat_ms)
+    cluster.settle()
+    assert cluster.location(E, 4).length == MIB
+    assert [action.volume for action in cluster.history if isinstance(action, Reserve)] == [3, 4]
+
+
+def test_a_copy_that_stood_still_for_hours_because_there_was_nothing_to_copy_is_gone_on_with() -> None:
+    """Filled and sealed within one pass, long after it was last written to: the copy begun is not copied again."""
+    cluster = ToyCluster()
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    cluster.wait(10 * cluster.policy.stalled_ms)
+    cluster.write(E, 64 * MIB)
+    cluster.seal(E)
+    cluster.settle()
+    assert cluster.pulled_bytes == 64 * MIB
+    assert [action.volume for action in cluster.history if isinstance(action, Reserve)] == [3]
+
+
+def test_a_copy_whose_node_was_away_is_gone_on_with_when_it_returns() -> None:
+    cluster = ToyCluster(copy_nodes=1)
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    cluster.down(3)
+    cluster.settle()
+    cluster.write(E, 64 * MIB)
+    cluster.seal(E)
+    cluster.wait(10 * cluster.policy.stalled_ms)
+    cluster.settle()
+    cluster.add_node(4, "copy")
+    cluster.up(3)
+    cluster.settle()
+    assert cluster.pulled_bytes == 64 * MIB
+    assert len(cluster.row(E).locations) == 2
+
+
+def test_a_copy_without_a_source_for_hours_is_gone_on_with_when_the_source_returns() -> None:
+    cluster = ToyCluster()
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    cluster.write(E, 64 * MIB)
+    cluster.seal(E)
+    cluster.stuck = frozenset({3})
+    cluster.settle()
+    cluster.down(1)
+    cluster.settle()
+    cluster.stuck = frozenset()
+    cluster.wait(10 * cluster.policy.stalled_ms)
+    cluster.settle()
+    cluster.up(1)
+    cluster.settle()
+    assert cluster.location(E, 3).length == 64 * MIB
+    assert [action.volume for action in cluster.history if isinstance(action, Reserve) and action.pool == COPY] == [3]
 
 
 def test_a_disk_that_its_node_stopped_writing_to_is_no_destination() -> None:

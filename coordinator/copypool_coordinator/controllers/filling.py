@@ -43,7 +43,13 @@ def fill(
         if _can_grow(row, location, place) and location.volume != moving_off
     ]
     if growing:
-        stalled = {location.generation for location, _ in growing if _stalled(facts, now_ms, row, location, committed)}
+        stalled = {
+            location.generation
+            for location, _ in growing
+            if facts.memory.stalled(
+                LocationKey(extent, location.volume, location.generation), location.length, facts.policy
+            )
+        }
         if len(stalled) == len(growing) and (elsewhere := _reserve(facts, extent, row, pool, here)):
             return elsewhere
         location, place = max(
@@ -59,16 +65,6 @@ def fill(
 
 def _can_grow(row: ExtentRow, location: Location, place: VolumeFacts) -> bool:
     return place.writable and location.state in ("copying", "good") and not is_appended(row, location)
-
-
-def _stalled(facts: Facts, now_ms: int, row: ExtentRow, location: Location, committed: int) -> bool:
-    """Whether this location has stood still for long although a good source has more."""
-    if now_ms - location.changed_ms < facts.policy.stalled_ms:
-        return False
-    if row.open and location.state == "good":
-        return False  # it had all there was until a moment ago, perhaps for hours
-    best = max((source.length for source in sources_for(facts, row, location, committed)), default=0)
-    return best > location.length
 
 
 def _finish(
