@@ -31,14 +31,20 @@ def no_blocking_call() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    before = _children() | _threads() | _files()
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    # A cluster that tests share has the processes that they start anew: it ends all of them itself.
+    shared = "shared_cluster" in request.fixturenames
+    before = _left(shared)
     yield
     deadline_s = time.monotonic() + _SETTLE_S
-    while left := (_children() | _threads() | _files()) - before:
+    while left := _left(shared) - before:
         if time.monotonic() > deadline_s:
             pytest.fail(f"left behind: {', '.join(sorted(left))}")
         time.sleep(0.02)
+
+
+def _left(shared: bool) -> set[str]:
+    return (set() if shared else _children()) | _threads() | _files()
 
 
 def _children() -> set[str]:
