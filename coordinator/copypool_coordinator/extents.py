@@ -68,8 +68,8 @@ class Extents:
 
         Raises:
             Unavailable: the class wants a twin, and there is no place for one. `twin` is in the details.
-            Fenced: the session is over.
-            Conflict: the volume does not take new extents of this class.
+            Fenced: the session is over, or the volume takes no new extents.
+            Conflict: the volume is not in the class's primary pool.
             Overloaded: the volume has too many open extents.
         """
         view = self._core.view
@@ -151,7 +151,7 @@ class Extents:
         if row.node != request.node_id:
             raise Forbidden(f"volume {volume.name} is not on node {request.node_id}")
         if row.access != "readwrite":
-            raise Conflict(f"volume {volume.name} is {row.access}: it takes no new extents")
+            raise Fenced(f"volume {volume.name} is {row.access}: take another write lease")
         if row.intent:
             raise Fenced(f"volume {volume.name} is being emptied: take another write lease")
         if row.pool != primary_pool:

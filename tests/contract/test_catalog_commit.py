@@ -297,7 +297,7 @@ async def test_a10_vii_forbidding_writes_to_a_volume_seals_what_is_open(world: W
     await world.catalog.set_volume_access("v-n1", "destroyed")
     with pytest.raises(Fenced):
         await world.catalog.commit(writer.request(writer.put("b")), allowed)
-    with pytest.raises(Conflict):
+    with pytest.raises(Fenced):
         await world.writer(writer.node)
     row = await extent_row(world, writer.extent)
     assert (row.open, row.length) == (False, writer.length)
