@@ -110,6 +110,10 @@ async def older_extents(view: ClusterView, namespace: NamespaceRow) -> OlderExte
             known = view.extents.get(extent)
             if known is None or known.row.class_id != class_id:
                 continue
+            if known.row.open:
+                # What it holds is known once it is sealed.
+                found.extents += reclassing.may_be_written_by_old_leases(namespace, known.row)
+                continue
             held = reclassing.held_bytes(known.row, namespace.id)
             if held is None:
                 continue

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from copypool.protocol.capability import WRITE_LIFE_MS
 from copypool_coordinator.locations import OTHERS
-from copypool_coordinator.rows import ExtentRow
+from copypool_coordinator.rows import ExtentRow, NamespaceRow
 from copypool_coordinator.view import ClusterView
 
 
@@ -29,11 +30,11 @@ class Verdict(NamedTuple):
 
 
 def held_bytes(row: ExtentRow, namespace: int) -> int | None:
-    """Payload bytes that this namespace put into the extent; None when it has nothing there for certain.
+    """Payload bytes that this namespace put into a sealed extent; None when it has nothing there for certain.
 
-    Of an open extent that was not sealed yet, and of one written by an older version, nothing is known: 0.
+    Of an extent that an older version of the program has written nothing is known: 0.
     """
-    if row.open or (row.records and not row.shares):
+    if row.records and not row.shares:
         return 0
     for share in row.shares:
         if share.namespace == namespace:
@@ -41,8 +42,13 @@ def held_bytes(row: ExtentRow, namespace: int) -> int | None:
     return 0 if any(share.namespace == OTHERS for share in row.shares) else None
 
 
+def may_be_written_by_old_leases(namespace: NamespaceRow, row: ExtentRow) -> bool:
+    """Whether this open extent of a past class may hold records of the namespace: it is as old as its last leases."""
+    return row.opened_ms <= namespace.class_since_ms + WRITE_LIFE_MS
+
+
 def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:
-    """Whether this extent may get the class."""
+    """Whether this sealed extent may get the class."""
     before, after = view.classes.get(row.class_id), view.classes.get(class_id)
     if before is None or after is None or before.row.primary_pool != after.row.primary_pool:
         return Verdict(True, frozenset())
@@ -52,7 +58,7 @@ def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:
 def _holders(view: ClusterView, row: ExtentRow) -> set[int]:
     """Live namespaces that may have records in the extent."""
     named = {share.namespace for share in row.shares}
-    if not row.open and row.shares and OTHERS not in named:
+    if row.shares and OTHERS not in named:
         return {each for each in named if each in view.namespaces_by_id}
     # Not known by name: every namespace that has ever written extents of this class.
     return {

@@ -17,7 +17,7 @@ from copypool_coordinator.catalog import Catalog, LeaderGuard
 from copypool_coordinator.chronicle import Chronicle
 from copypool_coordinator.controllers.actions import SealExtent
 from copypool_coordinator.performing import Performer
-from copypool_coordinator.rows import ExtentRow, NamespaceRow
+from copypool_coordinator.rows import NamespaceRow
 from copypool_coordinator.view import Versioned
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Rewriting:
                 if known is None or known.row.class_id != class_id:
                     continue
                 if known.row.open:
-                    if may_be_written_by_old_leases(namespace, known.row):
+                    if reclassing.may_be_written_by_old_leases(namespace, known.row):
                         waiting += 1
                         await self._performer.perform(SealExtent(extent, False, "it is written under an older policy"))
                 elif reclassing.held_bytes(known.row, namespace.id) is None:
@@ -78,8 +78,3 @@ class Rewriting:
             self._chronicle.record("RewriteIncomplete", message)
         else:
             self._chronicle.record("RewriteEnded", f"namespace {entry.name}: every extent has the present policy")
-
-
-def may_be_written_by_old_leases(namespace: NamespaceRow, row: ExtentRow) -> bool:
-    """Whether this open extent of a past class may hold records of the namespace: it is as old as its last leases."""
-    return row.opened_ms <= namespace.class_since_ms + WRITE_LIFE_MS
