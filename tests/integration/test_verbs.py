@@ -76,6 +76,13 @@ async def test_a_backup_copies_what_is_new_and_a_second_one_copies_nothing(
     assert after - before >= payload
     assert (await client.wait_copied(timeout_s=1)).done
 
+    shown = json.loads((await cluster.cli("process", "list", "--json")).out)["items"]
+    assert [(item["id"], item["verb"], item["state"]) for item in shown] == [(first["id"], "backup", "done")]
+    assert json.loads((await cluster.cli("process", "show", first["id"], "--json")).out) == first
+    below = await cluster.cli("restore", "--namespace", NAMESPACE, "--prefix", "backup", "--preview", "--json")
+    assert (below.code, json.loads(below.out)["extents"]) == (0, 0), below
+    assert (await cluster.cli("process", "show", "nonsense")).code == 5
+
     second = await cluster.cli("backup", "pool", "primary")
     assert (second.code, b"nothing to copy: 0 bytes" in second.out) == (0, True)
     assert await cluster.pulled_bytes() == after
