@@ -17,6 +17,7 @@ import asyncio
 import secrets
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import lru_cache
 from urllib.parse import quote
 
 import msgspec
@@ -133,7 +134,7 @@ class FilesHttp:
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = OCTETS
         headers["X-Content-Type-Options"] = "nosniff"
-        headers["Last-Modified"] = formatdate(time_ms_of(row.version) / 1000, usegmt=True)
+        headers["Last-Modified"] = _http_date(time_ms_of(row.version) // 1000)
         start, stop, status = 0, row.size, 200
         if "Range" in asked:
             try:
@@ -297,6 +298,11 @@ class FilesHttp:
         if not (first_sent.isascii() and first_sent.isdigit() and len(first_sent) < 16):
             raise Invalid(f"the header {FIRST_SENT} is a time in milliseconds")
         return text, first_sent
+
+
+@lru_cache(4096)
+def _http_date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
 
 
 async def _write(response: web.StreamResponse, piece: bytes) -> None:

@@ -29,6 +29,7 @@ from copypool.protocol.routes import (
 from copypool_node.session import Session
 
 CAPABILITIES_KEPT = 4096
+_QUERY_FIELDS_MAX = 16
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
@@ -73,8 +74,14 @@ def parameter(query: str, name: str) -> str:
     """One query parameter; empty when it is not there."""
     if not query:
         return ""
+    if "%" not in query and "+" not in query:  # nothing to decode: the usual query of a read, `v=<version>`
+        fields = query.split("&")
+        if len(fields) > _QUERY_FIELDS_MAX:
+            raise errors.Invalid("the query has too many parameters")
+        head = name + "="
+        return next((field[len(head) :] for field in reversed(fields) if field.startswith(head) and field != head), "")
     try:
-        values = parse_qs(query, max_num_fields=16).get(name)
+        values = parse_qs(query, max_num_fields=_QUERY_FIELDS_MAX).get(name)
     except ValueError as exc:
         raise errors.Invalid("the query has too many parameters") from exc
     return values[-1] if values else ""
