@@ -375,11 +375,14 @@ class ExtentFile:
         Compare its `verified_length` with what was claimed: it ends earlier where the file does. Raises `Corrupt` at
         the first structure that fails; pass a `scanner` to know how far it came, or to continue one from its
         `verified_length`. `pace` is awaited with the size of each chunk before it is read, `on_events` is called on
-        the loop. `direct`: from the medium (see `read_direct`). Changes nothing; when cancelled, one chunk more is
-        read, and the scanner must not be used any more.
+        the loop. `direct`: from the medium (see `read_direct`), found by its name anew. Changes nothing; when
+        cancelled, one chunk more is read, and the scanner must not be used any more.
         """
         found = Scanner(self.extent) if scanner is None else scanner
         found.forget_pending()
+        if direct:
+            # A descriptor keeps a file alive whose name is gone: what is read back is what the name leads to.
+            await self._core.threads.run(self._core.descriptors.forget, self.path)
         at = found.verified_length
         while at < upto:
             length = min(SCAN_CHUNK_BYTES, upto - at)

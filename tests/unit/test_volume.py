@@ -49,6 +49,14 @@ async def fill(volume: Volume, extent: int = EXTENT, generation: int = 1) -> tup
     return file, image.data
 
 
+async def test_reading_back_finds_out_that_the_name_is_gone_though_the_file_is_open(volume: Volume) -> None:
+    file, data = await fill(volume)
+    assert (await file.scan(len(data), direct=True)).verified_length == len(data)
+    os.unlink(file.path)
+    with pytest.raises(Missing):
+        await file.scan(len(data), direct=True)
+
+
 def size_of(path: str) -> int:
     return os.path.getsize(path)
 
