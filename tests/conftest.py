@@ -48,11 +48,12 @@ def _left(shared: bool) -> set[str]:
 
 
 def _children() -> set[str]:
+    """Child processes by what they run: one of a shared cluster that a test kills and starts again is the same."""
     found = set()
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.status() != psutil.STATUS_ZOMBIE:
-                found.add(f"process {child.pid} ({child.name()})")
+                found.add(f"process {' '.join(child.cmdline()) or child.name()}")
     return found
 
 
