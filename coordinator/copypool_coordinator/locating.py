@@ -183,6 +183,17 @@ class Locator:
             suspects=self._link.suspects(),
         )
 
+    def explain(self, extent: ExtentRow, segment: SegmentRef, zone: str) -> list[routing.Reasoned]:
+        """The sources of a segment as `places` would give them to a reader in this zone, each with its reason."""
+        return routing.explain(
+            self._view,
+            self._heartbeats.loads(time.monotonic()),
+            extent,
+            segment,
+            zone=zone or self._zone,
+            suspects=self._link.suspects(),
+        )
+
     def plan(
         self,
         located: Located,

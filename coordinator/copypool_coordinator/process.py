@@ -28,9 +28,11 @@ from copypool_coordinator.client_api import ClientApi
 from copypool_coordinator.config import Config, ConfigError, Secrets, advertised
 from copypool_coordinator.duties import Duties
 from copypool_coordinator.etcd import Etcd, EtcdSettings, TlsFiles, check_version
+from copypool_coordinator.eventlog import LogReader
 from copypool_coordinator.files_http import FilesHttp
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.insight_api import InsightApi
+from copypool_coordinator.inspecting import Inspector
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Locator
 from copypool_coordinator.lookups import Lookups
@@ -206,7 +208,8 @@ class Coordinator:
         )
         policies = PolicyApi(catalog, auth, duties.overview, config.name, body_bytes=limits.rpc_body_bytes)
         prover = Prover(catalog, locator, reading, duties.sample, policy, duties.overview.caught_up)
-        insight = InsightApi(catalog, auth, prover, body_bytes=limits.rpc_body_bytes)
+        inspector = Inspector(catalog, locator, reading, duties.overview, heartbeats)
+        insight = InsightApi(catalog, auth, prover, inspector, LogReader(catalog), body_bytes=limits.rpc_body_bytes)
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)

@@ -101,6 +101,18 @@ def rank(
 
     `avoid_nodes` failed the caller a moment ago, `suspects` failed this coordinator. Offsite volumes are left out.
     """
+    return [place for _, place in _ordered(view, loads, extent, zone, avoid_nodes, suspects)]
+
+
+def _ordered(
+    view: ClusterView,
+    loads: Loads,
+    extent: ExtentRow,
+    zone: str,
+    avoid_nodes: Collection[int],
+    suspects: Collection[int],
+) -> list[tuple[tuple[int, ...], Place]]:
+    """The places with what they are ordered by, in the order of `_WHY_LATER`."""
     ranked: list[tuple[tuple[int, ...], Place]] = []
     for location in extent.locations:
         place = _place(view, location, extent)
@@ -120,7 +132,61 @@ def rank(
         )
         ranked.append((order, place))
     ranked.sort(key=_first)
-    return [place for _, place in ranked]
+    return ranked
+
+
+#: Why a place stands behind another one, by the first element of its order that is greater.
+_WHY_LATER = (
+    "its bytes failed a check or are not there: tried last, since each block is checked on its way",
+    "its node is away or its volume not readable: tried after all that can be reached",
+    "its node failed a moment ago",
+    "its location is not good (yet, or any more)",
+    "it is in another zone than the reader",
+    "more waits in its queue",
+    "a primary stands before a copy when nothing else differs",
+    "nothing tells them apart: the older volume stands first",
+)
+
+
+class Reasoned(NamedTuple):
+    """A place and why it stands where it stands."""
+
+    place: Place
+    why: str
+
+
+def explain(
+    view: ClusterView,
+    loads: Loads,
+    extent: ExtentRow,
+    segment: SegmentRef,
+    *,
+    zone: str = "",
+    suspects: Collection[int] = (),
+) -> list[Reasoned]:
+    """The sources of a segment, in the very order in which a read tries them, each with its reason."""
+    ranked = _ordered(view, loads, extent, zone, (), suspects)
+    orders = {(place.volume_id, place.state, place.reach): order for order, place in ranked}
+    found: list[Reasoned] = []
+    before: tuple[int, ...] | None = None
+    for place in sources([place for _, place in ranked], segment):
+        order = orders[place.volume_id, place.state, place.reach]
+        if place.reach < end_of(segment):
+            why = "as far as is known it is too short for this segment: tried at the very end"
+        elif before is None:
+            why = "first: nothing speaks against it" if not any(order[:4]) else f"first, although {_later((), order)}"
+        else:
+            why = _later(before, order)
+        before = order
+        found.append(Reasoned(place, why))
+    return found
+
+
+def _later(before: tuple[int, ...], order: tuple[int, ...]) -> str:
+    for index, why in enumerate(_WHY_LATER):
+        if order[index] > (before[index] if before else 0):
+            return why
+    return _WHY_LATER[-1]
 
 
 def _first(item: tuple[tuple[int, ...], Place]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from copypool.protocol import api
+from copypool.protocol import api, insight
 from copypool.protocol.capability import WriteCapability, seal_capability
 from copypool.protocol.errors import Conflict, CopypoolError, NoSpace, NotFound, Unauthorized
 from copypool.protocol.tokens import Principal, Role, new_token
@@ -232,6 +232,12 @@ class FakeCoordinator(FakeServer):
             (report.extent, report.volume, report.reason, report.count) for report in wanted.reports
         )
         return api.Empty()
+
+    async def _rpc_log(self, request: web.Request, principal: Principal) -> insight.LogReply:
+        principal.require(Role.operator)
+        wanted = await body_of(request, insight.LogRequest)
+        events = [api.Event("1", 1.0, "ExtentSealed", "coordinator1", "sealed", extent=1)]
+        return insight.LogReply([event for event in events if event.id > wanted.after], "1", False)
 
     async def _rpc_events(self, request: web.Request, principal: Principal) -> api.EventsReply:
         wanted = await body_of(request, api.EventsRequest)

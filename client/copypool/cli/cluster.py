@@ -1,4 +1,4 @@
-"""Commands about the cluster: status, nodes, volumes, pools, damaged, events, wait."""
+"""Commands about the cluster: status, nodes, volumes, pools, damaged, wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from copypool.cli.options import Verb, run, settings, show_json, show_json_line
+from copypool.cli.options import Verb, run, settings, show_json
 from copypool.cli.output import printable, readable_bytes, readable_time, status_text, table
 
 if TYPE_CHECKING:
@@ -122,25 +122,6 @@ def damaged() -> None:
             printable(entry.evidence),
         ],
     )
-
-
-@click.command(cls=Verb)
-@click.option("--follow", is_flag=True, help="Go on showing new ones.")
-@click.option("--after", default="", metavar="ID", help="Only events after this one.")
-def events(follow: bool, after: str) -> None:
-    """What happened, oldest first. With --json one object per line."""
-
-    async def work(client: Client) -> None:
-        async for event in client.events(after, follow=follow):
-            if settings().json:
-                show_json_line(event)
-            else:
-                click.echo(
-                    f"{readable_time(event.unix_s)}  {event.id}  {event.kind}  {event.who}  {printable(event.message)}"
-                    + (f"  (caused by {event.cause})" if event.cause else "")
-                )
-
-    run(work)
 
 
 @click.command(cls=Verb)

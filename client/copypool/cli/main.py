@@ -69,7 +69,7 @@ def query() -> None:
 
 
 _FILES: list[click.Command] = [files.put, files.get, files.cat, files.ls, files.stat, files.rm]
-_LISTS: list[click.Command] = [cluster.nodes, cluster.volumes, cluster.pools, cluster.damaged, cluster.events]
+_LISTS: list[click.Command] = [cluster.nodes, cluster.volumes, cluster.pools, cluster.damaged, insight.events]
 for _command in [*_FILES, *_LISTS, cluster.status, cluster.wait, namespaces.namespace, admin.token]:
     cli.add_command(_command)
 _JOBS: list[click.Command] = [
@@ -84,9 +84,12 @@ _JOBS: list[click.Command] = [
 ]
 for _command in [policies.pool, policies.volume, policies.maintenance, *_JOBS]:
     cli.add_command(_command)
-cli.add_command(insight.prove)
-for _command in _LISTS:
+for _command in [insight.prove, insight.explain]:
+    cli.add_command(_command)
+for _command in [*_LISTS, insight.occupancy, insight.content]:
     query.add_command(_command)
+query.add_command(insight.events, "log")
+query.add_command(processes.process_list, "process")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -167,6 +167,7 @@ class ExplainReply(msgspec.Struct):
     path: str
     version: int
     size: int
+    digest: str
     stored_unix_s: float
     segments: list[SegmentExplained]  #: at most `api.LOOKUP_MAX`
     segments_total: int
