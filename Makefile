@@ -8,7 +8,7 @@ BENCH_READY := $(VENV)/.bench-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test unit demo bench clean
+.PHONY: help setup check format test slow unit demo bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ format: $(READY) ## Format the code and sort its imports
 
 test: $(READY) $(ETCD_READY) ## All tests: unit, contract, integration (real processes, real etcd)
 	pytest
+
+slow: $(READY) $(ETCD_READY) ## Tests that take minutes each: a restore of 2 GiB whose leader is killed 20 times
+	pytest -m slow
 
 unit: $(READY) ## Unit tests alone: seconds
 	pytest tests/unit
