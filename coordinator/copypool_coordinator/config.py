@@ -69,6 +69,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_read_queue: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: small reads waiting per node
     #: large files streamed through this process at once; each holds about 1 MiB
     streams: Annotated[int, msgspec.Meta(ge=1)] = 64
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 8192  #: at a time; one more is cut off at once
     requests: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: requests in work; more is `Overloaded`
     rpc_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1024 * 1024
     node_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 32 * 1024 * 1024

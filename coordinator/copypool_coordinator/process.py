@@ -92,7 +92,9 @@ class Coordinator:
         tls = None
         if config.tls is not None:
             tls = await asyncio.to_thread(server.server_context, config.tls.cert_file, config.tls.key_file)
-        self._listener = await server.listen(self._front, config.listen_host, config.listen_port, tls)
+        self._listener = await server.listen(
+            self._front, config.listen_host, config.listen_port, tls, config.limits.connections
+        )
         log.info("listening at %s", self.url)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -257,7 +259,11 @@ class Coordinator:
         return ""
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
-        gauges = [("copypool_requests_in_work", "Requests in work.", float(self._front.in_work))]
+        connections = 0 if self._listener is None else self._listener.connections
+        gauges = [
+            ("copypool_requests_in_work", "Requests in work.", float(self._front.in_work)),
+            ("copypool_connections", "Open connections.", float(connections)),
+        ]
         if self._catalog is not None:
             view = self._catalog.view
             age_s = time.monotonic() - self._catalog.heard_s

@@ -17,11 +17,14 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES
+from copypool_coordinator.connections import BoundedServer
 from copypool_coordinator.exchange import refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
 from copypool_coordinator.metrics import Metrics
 
 log = logging.getLogger(__name__)
+#: aiohttp tells every client that hangs up or sends no HTTP with a stack trace; what goes wrong here, `Front` tells.
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -121,10 +124,15 @@ class Front:
 class Listener:
     """The open port. `port` is the real one also when 0 was asked for."""
 
-    def __init__(self, server: web.Server, site: asyncio.Server, port: int) -> None:
+    def __init__(self, server: BoundedServer, site: asyncio.Server, port: int) -> None:
         self._server = server
         self._site = site
         self.port = port
+
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return self._server.open_connections
 
     async def close(self, front: Front, grace_s: float) -> None:
         """Take no new connections, let requests in work finish for `grace_s`, then cut the rest."""
@@ -137,10 +145,11 @@ class Listener:
         await self._site.wait_closed()
 
 
-async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None) -> Listener:
+async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None, connections_max: int) -> Listener:
     """Open the port and serve `front` there."""
-    server = web.Server(
+    server = BoundedServer(
         front.handle,
+        connections_max=connections_max,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,
         lingering_time=_LINGER_S,

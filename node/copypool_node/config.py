@@ -63,6 +63,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     scanners_kept: int = 64  #: open extents that a pull can follow without reading them again
     twin_timeout_s: float = 2.0  #: a twin that takes longer for a group or a stripe has ended
     twins_open: int = 256  #: extents of other nodes that this one may be the twin of at a time
+    connections: int = 4096  #: of clients and peers at a time; one more is cut off at once
     shutdown_s: float = 10.0  #: at SIGTERM, groups under way get this long
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
 from copypool_node.config import server_context
+from copypool_node.connections import BoundedServer
 from copypool_node.handlers_internal import InternalHandlers
 from copypool_node.handlers_read import ReadHandlers
 from copypool_node.handlers_twin import TwinHandlers
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from copypool_node.node import Node
 
 log = logging.getLogger(__name__)
+#: aiohttp tells every client that hangs up or sends no HTTP with a stack trace; what goes wrong here, `handle` tells.
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 BACKLOG = 1024
 READ_BUFFER_BYTES = 512 * 1024  #: of one connection; a client that sends faster is held back
@@ -45,13 +48,15 @@ class NodeServer:
         self._internal = InternalHandlers(node, door, reader)
         self._twins = TwinHandlers(node, door)
         self._runner: web.ServerRunner | None = None
+        self._listening: BoundedServer | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Listen. `port` tells the port when the configuration says 0."""
         config = self._node.config
-        server = web.Server(
+        self._listening = server = BoundedServer(
             self.handle,
+            connections_max=config.limits.connections,
             access_log=None,
             read_bufsize=READ_BUFFER_BYTES,
             auto_decompress=False,
@@ -123,6 +128,10 @@ class NodeServer:
             return self._about(path)
         raise NotFound(f"no such resource: {method} {path[:80]}")
 
+    def _gauges(self) -> dict[str, float]:
+        connections = 0 if self._listening is None else self._listening.open_connections
+        return {**self._node.gauges(), "connections": float(connections)}
+
     def _about(self, path: str) -> web.Response:
         if path == "/livez":
             return web.Response(text="ok\n")
@@ -131,7 +140,7 @@ class NodeServer:
                 raise Unavailable("no volume takes writes yet: the node is not registered, or its volumes are not up")
             return web.Response(text="ok\n")
         if path == "/metrics":
-            return web.Response(text=self._metrics.render(self._node.gauges), content_type="text/plain")
+            return web.Response(text=self._metrics.render(self._gauges), content_type="text/plain")
         raise NotFound(f"no such resource: GET {path[:80]}")
 
 
