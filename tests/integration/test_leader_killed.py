@@ -85,5 +85,6 @@ async def test_a_restore_whose_leader_is_killed_three_times_redoes_next_to_nothi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_a_restore_of_two_gib_whose_leader_is_killed_twenty_times() -> None:
     await run(size_mib=2048, kills=20)
