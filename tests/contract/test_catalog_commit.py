@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from copypool.protocol.api import ANY_VERSION
 from copypool.protocol.digests import digest_of
-from copypool.protocol.errors import Conflict, Fenced, Forbidden, Invalid, OutcomeUnknown, Unavailable
+from copypool.protocol.errors import Fenced, Forbidden, Invalid, OutcomeUnknown, Unavailable
 from copypool.protocol.internal import Claim, CommitEntry, OpenExtentRequest, Refusal
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys, rows
