@@ -71,6 +71,10 @@ class LeasePool:
         for leases in self._leases.values():
             leases[:] = [other for other in leases if other is not lease and other.volume != lease.volume]
 
+    def drop_all(self) -> None:
+        """Use none of the cached leases any more."""
+        self._leases.clear()
+
     async def _take(self, key: _Key, avoid_nodes: list[int]) -> WriteLease:
         lease = self._pick(key, avoid_nodes)
         if lease is not None:

@@ -74,8 +74,8 @@ class WriteRetry:
         return delay_s
 
     def _raise_if_final(self, error: CopypoolError, *, from_coordinator: bool) -> None:
-        if isinstance(error, NoSpace) and from_coordinator:
-            self._raise(error)
+        if isinstance(error, NoSpace | CatalogDown) and from_coordinator:
+            self._raise(error)  # the coordinators were asked with patience already
         if isinstance(error, OutcomeUnknown | RetryLater):
             return
         if not from_coordinator and isinstance(error, Forbidden | DigestRefused):

@@ -28,7 +28,7 @@ from copypool.protocol.api import (
 )
 from copypool.protocol.conditions import etag_of
 from copypool.protocol.digests import format_digest
-from copypool.protocol.errors import BrokenInvariant, CopypoolError, OutcomeUnknown
+from copypool.protocol.errors import BrokenInvariant, CatalogDown, CopypoolError, OutcomeUnknown
 from copypool.retry import WriteRetry
 from copypool.transport import Answer, LinkFailed, Transport
 
@@ -188,6 +188,8 @@ class Writer:
         `lease` is None when no node was asked. A request that may have reached its node has an unknown outcome.
         """
         if lease is not None:
+            if isinstance(error, CatalogDown):
+                self._leases.drop_all()  # whether etcd is away is asked of a coordinator, not of node after node
             self._leases.drop(lease)
             if isinstance(error, LinkFailed) and error.sent:
                 error = _unknown(error)

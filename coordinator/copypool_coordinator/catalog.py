@@ -94,6 +94,11 @@ class Catalog:
         """Monotonic time of the last event of the mirror, 0.0 before the first."""
         return self._core.heard_s
 
+    @property
+    def away(self) -> str:
+        """Why etcd is taken to be away; "" while it answers. Nothing is asked for this."""
+        return self.etcd.away
+
     def now_ms(self) -> int:
         """Cluster time of this coordinator."""
         return self._core.now_ms()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 
 from copypool.protocol.api import PART_MAX_BYTES, WriteLease
-from copypool.protocol.errors import QuotaExceeded, Unavailable
+from copypool.protocol.errors import CatalogDown, QuotaExceeded, Unavailable
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.placement import choose_leases, choose_twin
@@ -26,14 +26,19 @@ class Leasing:
         now_ms: Callable[[], int],
         rng: random.Random,
         stored_bytes: Callable[[int], int],
+        catalog_away: Callable[[], str],
     ) -> None:
-        """`stored_bytes` tells the sizes of a namespace's files together, as far as they were counted."""
+        """`stored_bytes` tells the sizes of a namespace's files together, as far as they were counted.
+
+        `catalog_away` tells why etcd is taken to be away; "" while it answers.
+        """
         self._view = view
         self._heartbeats = heartbeats
         self._mint = mint
         self._now_ms = now_ms
         self._rng = rng
         self._stored_bytes = stored_bytes
+        self._catalog_away = catalog_away
 
     def leases(
         self,
@@ -50,9 +55,13 @@ class Leasing:
         """Up to `count` places for bodies of `size_bytes` under `prefix`, best first, at least one.
 
         Raises:
+            CatalogDown: etcd is away: nothing that is written there now could be committed.
             QuotaExceeded: the namespace holds as much as it may. Leases given out before are good for a minute.
             NoSpace, Unavailable: see `choose_leases`.
         """
+        away = self._catalog_away()
+        if away:
+            raise CatalogDown(f"no write can be committed, etcd is away: {away}")
         if namespace.quota_bytes and not for_delete:
             self._check_quota(namespace)
         extent_class = self._view.classes.get(namespace.class_id)

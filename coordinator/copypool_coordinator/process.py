@@ -197,6 +197,7 @@ class Coordinator:
             catalog.now_ms,
             random.SystemRandom(),
             lambda namespace: catalog.counters.of_namespace(namespace)[1],
+            lambda: catalog.away,
         )
         reading = Reading(catalog, locator, link, mint, reports, self._metrics)
         policy = Policy(

@@ -7,8 +7,10 @@ import asyncio
 from copypool.protocol.api import Receipt
 from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import (
+    CatalogDown,
     Conflict,
     CopypoolError,
+    Fenced,
     Forbidden,
     Invalid,
     NotFound,
@@ -57,6 +59,13 @@ def receipt_of(record: PendingRecord, result: EntryResult, volume: str, twin: st
     if outcome == "unknown_write":
         return OutcomeUnknown(where + (message or "the write id is too old to tell whether it was applied"))
     return Invalid(where + (message or "the catalog refused it"))
+
+
+def refusal_of_group(error: CopypoolError) -> CopypoolError:
+    """What the writers of a group are told that was refused as a whole and can never be applied any more."""
+    if isinstance(error, Fenced | CatalogDown):
+        return error
+    return Fenced(f"the group was refused: {error.message}")
 
 
 def answer(record: PendingRecord, outcome: Receipt | CopypoolError) -> None:

@@ -64,7 +64,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     twin_timeout_s: float = 2.0  #: a twin that takes longer for a group or a stripe has ended
     twins_open: int = 256  #: extents of other nodes that this one may be the twin of at a time
     connections: int = 4096  #: of clients and peers at a time; one more is cut off at once
-    shutdown_s: float = 10.0  #: at SIGTERM, groups under way get this long
+    shutdown_s: float = 5.0  #: at SIGTERM, groups under way get this long
 
 
 class NodeConfig(msgspec.Struct, forbid_unknown_fields=True):

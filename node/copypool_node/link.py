@@ -36,6 +36,10 @@ CONNECT_S = 1.0
 ATTEMPT_S = 5.0
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 1.0
+#: For how long an answer that etcd is away counts, unless a call succeeds before. Who waits for it asks more often.
+CATALOG_AWAY_S = 8.0
+#: Who may give a call up waits this long for etcd: an election passes, an outage is told.
+CATALOG_PATIENCE_S = 1.0
 
 #: Errors after which the same request may be sent again elsewhere: nothing was decided.
 _UNDECIDED = (CatalogDown, NotLeader, Overloaded, OutcomeUnknown)
@@ -76,12 +80,19 @@ class CoordinatorLink:
         self._rng = rng or random.Random()
         self._session: aiohttp.ClientSession | None = None
         self._encoder = msgspec.msgpack.Encoder()
+        self._away = ""
+        self._away_s = float("-inf")
         self.authorization = ""  #: value of the header, set once the node has joined
 
     @property
     def urls(self) -> list[str]:
         """The coordinators known now, the preferred one first."""
         return self._urls[self._sticky :] + self._urls[: self._sticky]
+
+    @property
+    def catalog_away(self) -> str:
+        """Why the catalog is taken to be away, as a coordinator said a moment ago; "" while calls succeed."""
+        return self._away if time.monotonic() - self._away_s < CATALOG_AWAY_S else ""
 
     def learn(self, urls: Sequence[str]) -> None:
         """Take over the list of a reply, keeping the preferred one; the configured ones stay as a last resort."""
@@ -100,12 +111,16 @@ class CoordinatorLink:
         give_up: Callable[[], bool] | None = None,
         authorization: str = "",
         final: bool = True,
+        catalog_patience_s: float = float("inf"),
     ) -> T:
         """Send until there is a definite answer; see the module. `deadline_s` bounds the whole call.
 
         `give_up` is asked before each repeat: True ends the call as if the deadline had passed. With `final` False an
         error after an attempt whose answer was lost does not settle the request (the first attempt may have been
         applied, and be the reason for the error): that is `OutcomeUnknown` too.
+
+        `CatalogDown` is raised when etcd has been away for `catalog_patience_s`, or at the end, and every attempt has
+        been refused for sure: nothing was applied, and nothing of this call can be applied any more.
         """
         body = self._encoder.encode(request)
         header = authorization or self.authorization
@@ -114,10 +129,14 @@ class CoordinatorLink:
         maybe_received = False
         failure = "no coordinator was asked"
         tries = 0
+        away: CatalogDown | None = None
+        patient_until = deadline
         while True:
             url = self._urls[self._sticky % len(self._urls)]
             try:
-                return await self._attempt(url, verb, body, reply, header, deadline - time.monotonic())
+                answer = await self._attempt(url, verb, body, reply, header, deadline - time.monotonic())
+                self._away = ""
+                return answer
             except _Lost as exc:
                 maybe_received = maybe_received or exc.sent
                 failure = str(exc)
@@ -128,6 +147,12 @@ class CoordinatorLink:
                     raise
                 maybe_received = maybe_received or isinstance(exc, OutcomeUnknown)
                 failure = f"{url}: {exc.message}"
+                if isinstance(exc, CatalogDown | OutcomeUnknown):
+                    self._away, self._away_s = exc.message, time.monotonic()
+                if isinstance(exc, CatalogDown):
+                    if away is None:
+                        patient_until = min(deadline, time.monotonic() + catalog_patience_s)
+                    away = exc
             self._sticky = (self._sticky + 1) % len(self._urls)
             tries += 1
             if tries % len(self._urls) == 0:
@@ -135,6 +160,8 @@ class CoordinatorLink:
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:
                 pause_s = 0.0
+            if away is not None and not maybe_received and time.monotonic() + pause_s >= patient_until:
+                raise CatalogDown(away.message) from away
             if time.monotonic() + pause_s >= deadline or (give_up is not None and give_up()):
                 if maybe_received:
                     raise OutcomeUnknown(f"{verb}: no coordinator answered in time; last: {failure}")

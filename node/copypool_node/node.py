@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 REGISTER_S = 30.0
 RETRY_S = 1.0
 VOLUME_RETRY_S = 2.0
-DRAIN_S = 5.0
+DRAIN_S = 2.0
 DIGEST_THREADS = 2
 
 

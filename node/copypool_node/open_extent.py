@@ -22,6 +22,7 @@ from copypool_node.encoding import encode_group
 from copypool_node.format import Buffer
 from copypool_node.group import ExtentLog, Group, Landed, PendingRecord
 from copypool_node.holdings import Holding
+from copypool_node.link import CATALOG_PATIENCE_S
 from copypool_node.twin_gate import TwinGate
 from copypool_node.twin_link import TwinLink
 
@@ -136,7 +137,8 @@ class OpenExtent:
         """Make a written group visible. Repeats the identical request until there is a definite answer.
 
         A refusal of the twin's claim (its session is over) is one: then the group is committed without, if it may.
-        Raises the definite refusal, or `OutcomeUnknown` / `Unavailable` when the session ended first.
+        Raises the definite refusal, or `OutcomeUnknown` / `Unavailable` when the session ended first. `CatalogDown`:
+        etcd is away and the group has not been applied; the extent must be abandoned, so that it never will be.
         """
         begun = time.monotonic()
         reply = await self._commit(group, seal=seal)
@@ -162,7 +164,13 @@ class OpenExtent:
             request = self.log.request(group, self._session.node_id, self.epoch, seal=seal, twin_failure=failure)
             try:
                 return await self._session.link.call(
-                    "commit", request, CommitReply, deadline_s=float("inf"), give_up=self._session_over, final=False
+                    "commit",
+                    request,
+                    CommitReply,
+                    deadline_s=float("inf"),
+                    give_up=lambda: self._session.hopeless(self.epoch),
+                    final=False,
+                    catalog_patience_s=CATALOG_PATIENCE_S,
                 )
             except Unavailable as exc:
                 if self.twin is None or not group.claims or "claim" not in exc.details:
@@ -177,6 +185,3 @@ class OpenExtent:
         task = self.committing
         if task is not None and not task.done():
             await asyncio.wait([task])
-
-    def _session_over(self) -> bool:
-        return not self._session.is_current(self.epoch)

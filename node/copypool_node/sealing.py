@@ -77,7 +77,7 @@ class Sealer:
                 SealRequest(self._session.node_id, extent.epoch, extent.log.extent),
                 SealReply,
                 deadline_s=float("inf"),
-                give_up=lambda: not self._session.is_current(extent.epoch),
+                give_up=lambda: self._session.hopeless(extent.epoch),
             )
         except CopypoolError as exc:
             # The next registration seals it. Until then nobody knows.

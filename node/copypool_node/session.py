@@ -70,6 +70,10 @@ class Session:
         """Whether this epoch may still write, as far as is known here."""
         return self.alive and self.epoch == epoch
 
+    def hopeless(self, epoch: int) -> bool:
+        """Whether a call for this epoch is not worth repeating: it is over, or the node ends while etcd is away."""
+        return not self.is_current(epoch) or (self.stopping and bool(self.link.catalog_away))
+
     # -- join and register --------------------------------------------------------------------
     async def join(self, identity: Identity, token: str) -> Identity:
         """Join the cluster with a join token; safe to repeat. The caller stores the identity."""

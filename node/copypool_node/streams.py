@@ -19,7 +19,7 @@ from copypool.protocol.digests import Hasher
 from copypool.protocol.errors import CopypoolError, DigestRefused, Fenced, OutcomeUnknown, Overloaded
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
 from copypool.protocol.stripes import encode_prelude
-from copypool_node.answers import answer, answer_verdict
+from copypool_node.answers import answer, answer_verdict, refusal_of_group
 from copypool_node.body import Body
 from copypool_node.encoding import encode_record_head, entry_of
 from copypool_node.format import Buffer, encode_group_header, encode_record_footer
@@ -206,7 +206,7 @@ class StreamPool:
         except CopypoolError as exc:
             unresolved = group if isinstance(exc, OutcomeUnknown) and extent.log.last_group < group.number else None
             if unresolved is None and extent.log.last_group < group.number:
-                answer(record, exc if isinstance(exc, Fenced) else Fenced(f"the record was refused: {exc.message}"))
+                answer(record, refusal_of_group(exc))
             if not extent.abandoned:
                 self.volume.extent_ended()
             self._sealer.abandon(extent, f"a commit failed: {exc.message}", unresolved)

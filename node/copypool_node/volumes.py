@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import AccessMode
-from copypool.protocol.errors import CopypoolError, Overloaded, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, OutcomeUnknown, Overloaded, Unavailable
 from copypool.protocol.internal import (
     EXTENT_HEADER_BYTES,
     OPEN_EXTENTS_MAX,
@@ -24,6 +24,7 @@ from copypool_node.config import Limits, VolumeConfig
 from copypool_node.format import ExtentHeader, encode_extent_header
 from copypool_node.group import ExtentLog
 from copypool_node.holdings import Holding, Holdings
+from copypool_node.link import CATALOG_PATIENCE_S
 from copypool_node.open_extent import OpenExtent
 from copypool_node.pacing import Pace
 from copypool_node.space import Purpose
@@ -134,8 +135,15 @@ class MountedVolume:
             )
             log.error("safe mode, nothing is written, cut or deleted: %s", self.safe_mode)
 
+    def check_catalog(self) -> None:
+        """Raise `CatalogDown` while etcd is away: nothing could be committed, so nothing is taken in."""
+        away = self._session.link.catalog_away
+        if away:
+            raise CatalogDown(f"nothing was stored, etcd is away: {away}")
+
     async def admit(self, size_bytes: int, purpose: Purpose) -> None:
-        """Raise `Unavailable` or `NoSpace` unless this many bytes may be written now."""
+        """Raise `CatalogDown`, `Unavailable` or `NoSpace` unless this many bytes may be written now."""
+        self.check_catalog()
         reason = self.refusal()
         if reason:
             raise Unavailable(f"{reason}: take another write lease")
@@ -190,6 +198,7 @@ class MountedVolume:
             raise
 
     async def _open_extent(self, class_id: int) -> OpenExtent:
+        self.check_catalog()
         reason = self.refusal()
         if reason:
             raise Unavailable(f"{reason}: take another write lease")
@@ -229,8 +238,13 @@ class MountedVolume:
                 OpenExtentRequest(session.node_id, epoch, self.id, class_id, avoid),
                 OpenExtentReply,
                 deadline_s=OPEN_S,
-                give_up=lambda: not session.is_current(epoch),
+                give_up=lambda: session.hopeless(epoch),
+                catalog_patience_s=CATALOG_PATIENCE_S,
             )
+        except OutcomeUnknown as exc:
+            # An extent that nobody appends to holds nothing: for the writers that wait, nothing was stored.
+            self.check_catalog()
+            raise Unavailable(f"no extent could be opened: {exc.message}; take another write lease") from exc
         except Unavailable as exc:
             if "twin" in exc.details:
                 self._gate(class_id).failed(time.monotonic(), exc.message, required=True)

@@ -15,9 +15,9 @@ import time
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import Receipt
-from copypool.protocol.errors import CopypoolError, Fenced, OutcomeUnknown, Overloaded, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, Fenced, OutcomeUnknown, Overloaded, Unavailable
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
-from copypool_node.answers import answer, answer_verdict
+from copypool_node.answers import answer, answer_verdict, refusal_of_group
 from copypool_node.group import GROUP_BYTES_MAX, Group, GroupQueue, PendingRecord
 from copypool_node.open_extent import OpenExtent
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWEEP_S = 0.5
+END_S = 1.0  #: what is still under way after the time to finish gets this long to notice
 AHEAD = 0.5  #: the next extent is opened when the current one is this full
 
 
@@ -130,7 +131,7 @@ class Lane:
         except CopypoolError as exc:
             unresolved = group if isinstance(exc, OutcomeUnknown) else None
             if unresolved is None:
-                self._fail(group.records, Fenced(f"the group was refused: {exc.message}"))
+                self._fail(group.records, refusal_of_group(exc))
             self._abandon(extent, f"a commit failed: {exc.message}", unresolved)
         else:
             if landed.again:
@@ -185,6 +186,11 @@ class Lane:
             now_s = time.monotonic()
             late = Overloaded("the disk or the catalog was too slow; nothing was stored: repeat with the same write id")
             self._fail(self._queue.expire(now_s), late)
+            try:
+                self.volume.check_catalog()
+            except CatalogDown as exc:
+                self._fail(self._queue.drain(), exc)  # what waits for a group was never written
+                self._moved.set()
             unknown = OutcomeUnknown("no outcome in time: repeat with the same write id")
             for extent in self.extents():
                 self._fail([record for record in extent.log.waiters() if record.deadline_s <= now_s], unknown)
@@ -216,7 +222,7 @@ class Lane:
         self._wake.set()
         extents = self.extents()
         tasks = [self._task, *(one.committing for one in extents if one.committing is not None)]
-        done, pending = await asyncio.wait(tasks, timeout=max(1.0, finish_s))
+        done, pending = await asyncio.wait(tasks, timeout=END_S)
         extra = [self._sweeper] if self._spare is None else [self._sweeper, self._spare]
         for task in (*pending, *extra):
             task.cancel()

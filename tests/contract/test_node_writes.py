@@ -10,9 +10,10 @@ from typing import Literal
 
 import pytest
 
-from copypool.protocol.api import BatchEntry
+from copypool.protocol.api import SMALL_MAX_BYTES, BatchEntry
 from copypool.protocol.digests import digest_of, format_digest
 from copypool.protocol.errors import (
+    CatalogDown,
     Conflict,
     DigestRefused,
     Fenced,
@@ -365,3 +366,62 @@ async def test_a_condition_that_cannot_be_kept_is_refused(node: NodeUnderTest, h
     with pytest.raises(Invalid):
         await node.put("m", b"1", headers={"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"})
     assert not node.coordinator.files
+
+
+async def test_without_the_catalog_writes_are_refused_at_once_and_resume_by_themselves(node: NodeUnderTest) -> None:
+    """The first is refused after the patience for an election, the rest before their bytes are taken."""
+    before = await node.put("before", b"0")
+    node.coordinator.catalog_down = True
+    async with asyncio.timeout(5.0):
+        with pytest.raises(CatalogDown):
+            await node.put("first", b"1")
+    commits = len(node.coordinator.requests["commit"])
+    async with asyncio.timeout(1.0):
+        with pytest.raises(CatalogDown):
+            await node.put("small", b"2")
+        with pytest.raises(CatalogDown):
+            await node.put("long", bytes(SMALL_MAX_BYTES + 1))
+        with pytest.raises(CatalogDown):
+            await node.delete("before")
+        with pytest.raises(CatalogDown):
+            await node.batch([entry("batched", b"3")])
+    assert len(node.coordinator.requests["commit"]) == commits
+    node.coordinator.catalog_down = False
+
+    await eventually(lambda: not node.node.link.catalog_away, "the node hears that etcd is back")
+    await node.put("after", b"4")
+    assert set(node.coordinator.files) == {(1, "before"), (1, "after")}
+    assert before.segment is not None
+    extent = node.coordinator.extents[before.segment.extent]
+    await eventually(lambda: extent.sealed, "the extent of the refused group is sealed")
+
+
+async def test_an_unknown_outcome_stays_unknown_while_the_catalog_is_away(node: NodeUnderTest) -> None:
+    await node.put("before", b"0")
+    node.coordinator.lose_replies["commit"] = 1
+    lost = asyncio.create_task(node.put("lost", b"1"))
+    await eventually(lambda: (1, "lost") in node.coordinator.files, "it has landed, its reply is lost")
+    node.coordinator.catalog_down = True
+    await eventually(lambda: node.node.link.catalog_away != "", "the node knows")
+    with pytest.raises(CatalogDown):
+        await node.put("other", b"2")
+    assert not lost.done()
+    node.coordinator.catalog_down = False
+    receipt = await lost
+    assert node.coordinator.files[1, "lost"].version == receipt.version
+
+
+async def test_a_node_ends_in_time_while_the_catalog_is_away(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    """Also with a commit whose outcome is unknown."""
+    async with running_node(tmp_path, coordinator, limits=quick_limits(shutdown_s=30.0)) as node:
+        await node.put("before", b"0")
+        coordinator.lose_replies["commit"] = 1
+        lost = asyncio.create_task(node.put("lost", b"1"))
+        await eventually(lambda: (1, "lost") in coordinator.files, "it has landed, its reply is lost")
+        coordinator.catalog_down = True
+        await eventually(lambda: node.node.link.catalog_away != "", "the node knows")
+        async with asyncio.timeout(8.0):
+            await node.node.stop()
+        with pytest.raises(OutcomeUnknown):
+            await lost
+    coordinator.catalog_down = False

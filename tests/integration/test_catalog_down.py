@@ -4,15 +4,71 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Awaitable
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from copypool import Client
+from copypool.dev.supervisor import STOP_TIMEOUT_S
 from copypool.protocol.errors import CatalogDown
 from kit.cluster import RealCluster, until
 from kit.workload import NAMESPACE
 
 MIB = 1024 * 1024
+FAST_S = 6.0  #: an etcd election is waited out, at the node and in the SDK; no more
+
+
+async def timed(work: Awaitable[object]) -> float:
+    """Seconds until it ends with `CatalogDown`."""
+    started = time.monotonic()
+    with pytest.raises(CatalogDown):
+        await work
+    return time.monotonic() - started
+
+
+async def test_without_etcd_every_write_says_so_fast_and_all_resumes(cluster: RealCluster, client: Client) -> None:
+    """Through leases from before and new ones, the SDK, the command line and plain HTTP."""
+    await client.put(NAMESPACE, "away/kept", b"kept")
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    files = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}"
+    async with aiohttp.ClientSession(headers=admin) as session:
+        async with session.put(f"{files}/away/plain", data=b"x", allow_redirects=False) as response:
+            redirect = response.headers["Location"]
+        await cluster.kill("etcd1")
+
+        assert await timed(client.put(NAMESPACE, "away/put", b"x")) < FAST_S
+        assert await timed(client.put(NAMESPACE, "away/large", bytes(2 * MIB))) < FAST_S
+        assert await timed(client.delete(NAMESPACE, "away/kept")) < FAST_S
+        assert await timed(client.put_many(NAMESPACE, [("away/m1", b"1"), ("away/m2", b"2")])) < FAST_S
+        async with cluster.client() as fresh:
+            assert await timed(fresh.put(NAMESPACE, "away/fresh", b"x")) < FAST_S
+        for method, url in (
+            ("PUT", redirect),
+            ("PUT", f"{files}/away/plain"),
+            ("DELETE", f"{files}/away/kept"),
+        ):
+            started = time.monotonic()
+            async with session.request(method, URL(url, encoded=True), data=b"x") as response:
+                assert (response.status, (await response.json())["code"]) == (503, "catalog_down"), url
+            assert time.monotonic() - started < FAST_S
+        stored = await cluster.cli("put", "-", f"{NAMESPACE}/away/cli", stdin=b"x")
+        assert (stored.code, "etcd" in stored.err) == (7, True), stored
+
+        started = time.monotonic()
+        await cluster.terminate("node1")
+        assert time.monotonic() - started < STOP_TIMEOUT_S, "it had to be killed"
+        await cluster.start("etcd1")
+        await cluster.start("node1")
+
+    async def resumed() -> bool:
+        await client.put(NAMESPACE, "away/again", b"again")
+        return await client.get(NAMESPACE, "away/kept") == b"kept"
+
+    await until(resumed, "everything resumes by itself", within_s=30)
+    listed = {entry.path async for entry in client.list(NAMESPACE, "away/")}
+    assert listed == {"away/kept", "away/again"}
 
 
 async def test_without_etcd_lookups_fail_fast_streams_go_on_and_everything_resumes(

@@ -28,7 +28,16 @@ from copypool.protocol.capability import (
     derive_node_keys,
     seal_capability,
 )
-from copypool.protocol.errors import Conflict, CopypoolError, Fenced, Forbidden, Unauthorized, Unavailable, to_body
+from copypool.protocol.errors import (
+    CatalogDown,
+    Conflict,
+    CopypoolError,
+    Fenced,
+    Forbidden,
+    Unauthorized,
+    Unavailable,
+    to_body,
+)
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, EntryResult, ExtentClass, Refusal
 from copypool.protocol.twins import TwinTarget
 
@@ -93,6 +102,7 @@ class FakeCoordinator:
         self.lose_requests: Counter[str] = Counter()
         self.errors: dict[str, deque[CopypoolError]] = defaultdict(deque)
         self.outcomes: dict[str, deque[EntryResult]] = defaultdict(deque)  #: path -> outcomes of its next tries
+        self.catalog_down = False  #: etcd is away: nothing but heartbeats is answered
         self.holds: dict[str, asyncio.Event] = {}
         self.waiting: Counter[str] = Counter()  #: calls that a hold keeps
         self.passes: Counter[str] = Counter()  #: calls that go by a hold
@@ -167,6 +177,8 @@ class FakeCoordinator:
             await hold.wait()
             self.waiting[verb] -= 1
         try:
+            if self.catalog_down and verb != "heartbeat":
+                raise CatalogDown("etcd is away on purpose")
             if self.errors[verb]:
                 raise self.errors[verb].popleft()
             reply = self._call(verb, content, request.headers.get("Authorization", ""))

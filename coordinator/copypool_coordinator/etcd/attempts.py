@@ -24,6 +24,8 @@ from copypool_coordinator.etcd.wire import Message
 ROUND_PAUSE_S = 0.1
 #: An attempt of a read on one of several members gets at least this long.
 ATTEMPT_MIN_S = 0.5
+#: For how long a request that nobody answered says that etcd is away, unless one is answered before.
+AWAY_S = 15.0
 
 Metadata: TypeAlias = list[tuple[str, str]]
 #: Sends one request: (endpoint, deadline in seconds from now, metadata) -> reply.
@@ -45,6 +47,14 @@ class Attempts:
         self.token = token
         self.timeout_s = timeout_s
         self.closed = False
+        self._trouble = ""
+        self._trouble_s = 0.0
+
+    @property
+    def away(self) -> str:
+        """Why etcd is taken to be away: the last request was not answered, a moment ago. "": it is there."""
+        late = asyncio.get_running_loop().time() - self._trouble_s > AWAY_S
+        return "" if late else self._trouble
 
     def metadata(self) -> Metadata:
         """`hasleader` makes a member without a leader refuse at once, before it does anything."""
@@ -107,6 +117,7 @@ class Attempts:
             await asyncio.sleep(ROUND_PAUSE_S)
         if self.closed:
             trouble = "the client is closed"
+        self._trouble, self._trouble_s = trouble, loop.time()
         raise CatalogDown(f"etcd did not do {what}: {trouble}")
 
     async def _renew(self, endpoint: Endpoint, stale: str, timeout_s: float) -> None:
@@ -120,7 +131,7 @@ class Attempts:
     async def _send(self, what: str, endpoint: Endpoint, send: Send, left_s: float, repeat: Repeat) -> Message:
         """One attempt; `_Again` when the next member may be tried."""
         try:
-            return await send(endpoint, left_s, self.metadata())
+            reply = await send(endpoint, left_s, self.metadata())
         except asyncio.CancelledError:
             # Closing a channel cancels its calls; that must not look like a cancelled caller.
             task = asyncio.current_task()
@@ -131,6 +142,9 @@ class Attempts:
             raise CatalogDown(f"the client was closed during {what}") from None
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             code, details = _status(error)
+        else:
+            self._trouble = ""
+            return reply
         self._judge(what, endpoint, code, details, repeat)
         raise _Again(details)
 

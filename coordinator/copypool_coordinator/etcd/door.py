@@ -54,6 +54,11 @@ class Etcd:
             raise
         return etcd
 
+    @property
+    def away(self) -> str:
+        """Why etcd is taken to be away, from the last request that nobody answered; "" while it answers."""
+        return self._attempts.away
+
     async def close(self) -> None:
         """End every connection; calls under way fail. Safe to repeat."""
         self._attempts.closed = True
