@@ -15,9 +15,9 @@ A first round of plain puts guesses that no path exists. Its failure branch read
 first, so the next round knows which compare failed: a lost session or a foreign `o/` ends the commit (`Fenced`), a
 path is judged anew against its row. A path that loses twice leaves as `contended`, the rest goes on.
 
-A group lands at most once, whoever repeats it however often, because it moves `o/`. That it has landed is seen from
-`o/` (or the sealed `e/`): its group number with its length. Its refused records are the refusals of that group there;
-why they are refused is judged again from the rows as they are now.
+A group lands at most once, whoever repeats it however often, because it moves `o/` (invariant 7). That it has landed is
+seen from `o/` (or the sealed `e/`): its group number with its length. Its refused records are the refusals of that
+group there; why they are refused is judged again from the rows as they are now.
 """
 
 from __future__ import annotations

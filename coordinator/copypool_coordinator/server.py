@@ -1,5 +1,7 @@
 """The HTTP front: one handler that dispatches by path, maps errors, counts. No middleware, no URL patterns.
 
+Requests in work are bounded, and so are their bodies (invariant 9).
+
 Bodies, queries and Authorization headers are never logged. A handler that fails unexpectedly answers 500
 `broken_invariant` and logs; its traceback never leaves the process.
 """

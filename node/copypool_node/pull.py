@@ -1,4 +1,4 @@
-"""Brings locations of this node up to what the leader asks for, from other nodes, byte for byte.
+"""Brings locations of this node up to what the leader asks for, from other nodes, byte for byte (invariants 2 and 7).
 
 The destination owns a pull: it is started by a command and goes on when the leader dies; asking again is harmless and
 a larger target just moves the end. Everything received runs through a `Scanner` before it is written, so a bad byte of

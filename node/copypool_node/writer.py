@@ -1,5 +1,7 @@
 """The lane of small bodies: one shared open extent per (volume, class), written group by group.
 
+Nobody gets an ack before the fsync and the commit of its group (invariant 1).
+
 One task per lane: it takes the next group from the queue, appends and fsyncs it, waits for the commit in flight, sends
 this group's commit, and goes on. So at most one commit is in flight while the next group is on its way to the disk.
 While one is, the next group waits until it is as large as the one being committed, or until that has landed: it could

@@ -1,4 +1,5 @@
-"""Sessions, volumes, extents and locations against a real etcd: who may change what, and what races do to it."""
+"""Sessions, volumes, extents and locations against a real etcd: who may change what,
+and what races do to it (invariant 2)."""
 
 from __future__ import annotations
 

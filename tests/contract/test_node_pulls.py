@@ -1,4 +1,5 @@
-"""Pulls, verifies and drops on command: the destination claims only what it has checked, written and fsync'd."""
+"""Pulls, verifies and drops on command: the destination claims only what it has checked, written and
+fsync'd (invariant 2)."""
 
 from __future__ import annotations
 

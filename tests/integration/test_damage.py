@@ -1,4 +1,4 @@
-"""A flipped bit on a disk is found before it reaches anybody, marked at that place alone, and mended."""
+"""A flipped bit on a disk is found before it reaches anybody (invariant 3), marked at that place alone, and mended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of any process under load: what was acknowledged is there, what was not is not half there."""
+"""kill -9 of any process under load: what was acknowledged is there (invariant 1), what was not is not half there."""
 
 from __future__ import annotations
 

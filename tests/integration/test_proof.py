@@ -1,4 +1,7 @@
-"""Green only when proven: what is lost behind the cluster's back is found, told, healed, and only then green again."""
+"""Green only when proven (invariant 8).
+
+What is lost behind the cluster's back is found, told, healed, and only then green again.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Commits as a whole against a model of linearizable files: random histories with races, lost replies, dead
-coordinators that still write, repeats through other nodes, new epochs and seals.
+coordinators that still write, repeats through other nodes, new epochs and seals (invariants 4 and 7).
 
 Every transaction that changes a path's row is recorded with its revision. Then: versions of a path only rise; a
 write id is applied at most once; what was answered `committed` was applied, as that version, between its call and its

@@ -1,4 +1,5 @@
-"""Joined calls: who shares a call with whom, what one failure or cancellation does to the others, and the bounds."""
+"""Joined calls: who shares a call with whom, what one failure or cancellation does to the others, and the
+bounds (invariant 9)."""
 
 from __future__ import annotations
 
