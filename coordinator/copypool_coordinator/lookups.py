@@ -23,6 +23,8 @@ Look = Callable[[Sequence[FileKey]], Awaitable[Sequence[FileRow | None]]]
 _DOWN_MEMORY_S = 2.0
 #: The lookup that finds out whether etcd is back waits no longer than this.
 _PROBE_S = 1.0
+#: The mirror hears of the leader's clock every second; after this silence a lookup is given no more time than a probe.
+_SILENT_S = 3.0
 #: Time between two of them, in which nobody waits for etcd.
 _PAUSE_S = 0.5
 
@@ -39,10 +41,12 @@ class Lookups:
         timeout_s: float,
         on_batch: Callable[[int], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        heard_s: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         self._look = look
         self._timeout_s = timeout_s
         self._monotonic = monotonic
+        self._heard_s = heard_s  #: monotonic time of the last sign of life of etcd
         self._down_until_s = 0.0
         self._refuse_until_s = 0.0
         self._probing = False
@@ -77,7 +81,8 @@ class Lookups:
             raise CatalogDown("etcd does not answer: no file can be looked up by name until it does")
         probing = self._probing = self._monotonic() < self._down_until_s
         try:
-            async with asyncio.timeout(min(self._timeout_s, _PROBE_S) if probing else self._timeout_s):
+            doubtful = probing or self._monotonic() - self._heard_s() > _SILENT_S
+            async with asyncio.timeout(min(self._timeout_s, _PROBE_S) if doubtful else self._timeout_s):
                 rows = await self._look(keys)
         except (CatalogDown, TimeoutError) as error:
             self._down_until_s = self._monotonic() + _DOWN_MEMORY_S

@@ -187,6 +187,7 @@ class Coordinator:
             queue=limits.lookup_queue,
             timeout_s=config.etcd.timeout_s + 1.0,
             on_batch=self._metrics.lookup_batch.observe,
+            heard_s=lambda: catalog.heard_s,
         )
         stack.push_async_callback(lookups.close)
         locator = Locator(catalog, lookups, heartbeats, link, mint, config.zone)

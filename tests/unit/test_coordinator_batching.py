@@ -206,6 +206,16 @@ async def test_while_etcd_is_down_one_lookup_asks_and_the_others_are_answered_at
     await names.close()
 
 
+async def test_a_lookup_is_given_little_time_when_nothing_was_heard_from_etcd_for_long() -> None:
+    directory, watch = Directory(), Watch()
+    directory.hang = True
+    names = Lookups(
+        directory.lookup, txns=2, queue=1000, timeout_s=60.0, monotonic=watch.read, heard_s=lambda: watch.now_s - 4.0
+    )
+    with pytest.raises(CatalogDown):
+        await asyncio.wait_for(names.get(1, "1"), 10.0)
+
+
 async def test_lookups_go_on_as_soon_as_one_asked_with_success() -> None:
     directory, watch = Directory(), Watch()
     directory.down = True
