@@ -126,6 +126,11 @@ class OpenExtent:
         return "there is no copy to write to" if self.twin is None else f"the copy failed: {self.twin.failure}"
 
     @property
+    def has_twin(self) -> bool:
+        """Whether the next group would go to a twin as well."""
+        return self.twin is not None and not self.twin.failure and not self.log.ended()
+
+    @property
     def outlived(self) -> bool:
         """Whether it should make way for an extent that has a twin: it has lost its own, and it is time to try."""
         if self.extent_class.ack != "copy" or (self.twin is not None and not self.twin.failure):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 FAIL_FIRST_S = 0.2
 FAIL_MAX_S = 15.0
-CONTINUE_FIRST_S = 10.0
+CONTINUE_FIRST_S = 3.0
 CONTINUE_MAX_S = 600.0
 AVOID_S = 30.0  #: a node whose twin failed comes last this long
 AVOID_MAX = 16

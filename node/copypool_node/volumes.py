@@ -202,7 +202,7 @@ class MountedVolume:
         reason = self.refusal()
         if reason:
             raise Unavailable(f"{reason}: take another write lease")
-        self.check_class(class_id)
+        self.check_class(class_id, opening=True)
         session = self._session
         epoch = session.epoch
         seen_revision = max(session.catalog_revision, self.disk.label.revision)
@@ -253,10 +253,16 @@ class MountedVolume:
     def _gate(self, class_id: int) -> TwinGate:
         return self._gates.setdefault(class_id, TwinGate())
 
-    def check_class(self, class_id: int) -> None:
-        """Raise `Unavailable` while a class that demands a copy of everything cannot have one from this volume."""
+    def check_class(self, class_id: int, *, opening: bool = False) -> None:
+        """Raise `Unavailable` while a class that demands a copy of everything cannot have one from this volume.
+
+        An open extent whose twin works takes groups all the same; with `opening` it is about another one.
+        """
         gate = self._gates.get(class_id)
         refusal = "" if gate is None else gate.refusal(time.monotonic())
+        lane = self.lanes.get(class_id)
+        if refusal and not opening and lane is not None and any(one.has_twin for one in lane.extents()):
+            return
         if refusal:
             raise Unavailable(f"{refusal}: nothing was stored; take another write lease")
 
