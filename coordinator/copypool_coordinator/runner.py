@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from copypool.cancellation import TaskGroup
@@ -56,6 +56,8 @@ _REST_MAX_S = 30.0
 _RESTS_MAX = 10_000
 #: A step that failed this often in a row is told to people.
 _STUBBORN = 6
+#: A step whose rest has been over for this long is not asked for any more.
+_TRIED_S = 60.0
 #: Between two looks at what processes have left: each looks at every extent that is left.
 _PROCESSES_MS = 1_000
 #: A debt that was paid within this time is no news.
@@ -153,7 +155,7 @@ class Runner:
             started += self._start(group, processes.plan(self._view, facts, self._index.marks, now_ms))
         self._tell_news(facts, now_ms)
         self._leader.pulse.worked_ms = self._catalog.now_ms()
-        self._leader.pulse.trouble = self._trouble()
+        self._leader.pulse.trouble = trouble(self._rests, self._failure, time.monotonic())
         return bool(started or self._index.pending)
 
     async def _plan(self, group: TaskGroup, facts: Facts, now_ms: int, extents: list[int]) -> int:
@@ -240,16 +242,6 @@ class Runner:
                 del self._lanes[action.lane]
             self._index.again(_extent_of(action))
 
-    def _trouble(self) -> str:
-        """What fails over and over, for `status`."""
-        stubborn = [key for key, (_, failures) in self._rests.items() if failures >= _STUBBORN]
-        if not stubborn:
-            return ""
-        return (
-            f"{len(stubborn)} steps failed {_STUBBORN} times or more in a row, such as {stubborn[0]}: "
-            f"{self._failure or 'see its log'}"
-        )
-
     def _rest(self, key: ActionKey) -> None:
         failures = self._rests.get(key, (0.0, 0))[1] + 1
         rest_s = min(_REST_MAX_S, 0.25 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
@@ -293,6 +285,18 @@ def _failing(loads: Loads) -> dict[int, str]:
         for volume, load in loads.items()
         if load.report.read_only_reason and load.report.access == "readwrite"
     }
+
+
+def trouble(rests: Mapping[ActionKey, tuple[float, int]], failure: str, now_s: float) -> str:
+    """What fails over and over, for `status`: steps that are still tried; those that nobody asks for any more rest."""
+    stubborn = [
+        key for key, (until_s, failures) in rests.items() if failures >= _STUBBORN and now_s - until_s < _TRIED_S
+    ]
+    if not stubborn:
+        return ""
+    such = " ".join(str(part) for part in stubborn[-1])
+    steps = "1 step" if len(stubborn) == 1 else f"{len(stubborn)} steps"
+    return f"{steps} failed {_STUBBORN} times or more in a row, such as {such!r}: {failure or 'see its log'}"
 
 
 def _extent_of(action: Action) -> list[int]:

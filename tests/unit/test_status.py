@@ -12,6 +12,7 @@ from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
 from copypool_coordinator.rows import FORMAT, ClassRow, ClockRow, CoordinatorRow, CountersRow, LeaderRow, NamespaceRow
+from copypool_coordinator.runner import trouble
 from copypool_coordinator.status import StatusFacts
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
 
@@ -331,3 +332,11 @@ async def test_a_scrub_that_will_be_late_is_a_reason_before_proof_ends() -> None
     await seen.facts()
     scrub = seen.index.scrub.progress(seen.cluster.policy, seen.cluster.now_ms)
     assert "the scrub will miss its deadline" in only(await seen.status(scrub=scrub))
+
+
+def test_only_steps_that_are_still_tried_are_trouble() -> None:
+    rests = {("pull", 7, 3, 1): (100.0, 6), ("verify", 8, 3, 1): (10.0, 9), ("drop", 9, 3, 1): (100.0, 5)}
+    assert trouble(rests, "disk full", 120.0) == (
+        "1 step failed 6 times or more in a row, such as 'pull 7 3 1': disk full"
+    )
+    assert trouble(rests, "disk full", 161.0) == ""
