@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from copypool.protocol.api import AccessMode
-from copypool.protocol.errors import Conflict, NotFound, OutcomeUnknown, Overloaded
+from copypool.protocol.errors import Conflict, Invalid, NotFound, OutcomeUnknown, Overloaded
 from copypool.protocol.processes import VolumeIntent
 from copypool_coordinator import keys, locations, rows
 from copypool_coordinator.changing import Change, Seen
@@ -48,7 +48,10 @@ class Jobs:
         Raises:
             Conflict: a volume has another intent, or changed meanwhile too often.
             NotFound: a volume is gone.
+            Invalid: too many volumes for one transaction.
         """
+        if len(row.volumes) > VOLUMES_MAX:
+            raise Invalid(f"a process is about at most {VOLUMES_MAX} volumes: take them one by one")
         key = keys.named(keys.PROCESS, process)
         changes = access is not None or intent is not None
         volumes = [self._volume(volume) for volume in row.volumes] if changes else []

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from copypool.protocol import processes
+from copypool.protocol.api import SEGMENTS_INLINE_MAX
 from copypool.protocol.errors import Conflict, Invalid, NotFound, TooLarge
 from copypool.protocol.names import check_name, check_prefix
 from copypool.protocol.processes import Preview, ProcessInfo, ProcessRequest, SkippedEntry
@@ -135,13 +136,11 @@ class ProcessApi:
         after = ""
         while True:
             page, after = await self._catalog.scan(entry.row.id, body.prefix, after, _PAGE, principal.prefix)
-            for _, file in page:
+            for path, file in page:
                 found.add(file.record.extent)
                 found.update(segment.extent for segment in file.segments or ())
                 if file.flags & FileFlag.in_manifest:
-                    raise Invalid(
-                        "a file of more than 64 segments is below that prefix: restore its pool instead", path=_
-                    )
+                    raise Invalid(f"{path!r} has more than {SEGMENTS_INLINE_MAX} segments: restore its pool instead")
             if len(found) > EXTENTS_MAX:
                 raise TooLarge(f"these files are in more than {EXTENTS_MAX} extents: restore the pool instead")
             if not after:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from copypool.protocol.errors import Conflict
+from copypool.protocol.errors import Conflict, NotFound
 from copypool.protocol.processes import ProcessRequest
 from copypool_coordinator.controllers.actions import Action
 from copypool_coordinator.policy import Memory, Policy, places
@@ -65,7 +65,7 @@ class Verbs(RuleBasedStateMachine):
         if len(self.started) < JOBS_MAX:
             try:
                 self.started.append(self.jobs.start(request))
-            except Conflict:
+            except (Conflict, NotFound):
                 return
             self.discarding = self.discarding or request.verb == "delete"
 
@@ -105,6 +105,14 @@ class Verbs(RuleBasedStateMachine):
     def rebalance(self, volume: int) -> None:
         self.jobs.sizes = {each: (8 * MIB if each == volume else 0, 10 * MIB) for each in range(1, NODES + 1)}
         self.start(ProcessRequest("rebalance"))
+
+    @rule(volume=st.integers(1, NODES))
+    def discard_volume(self, volume: int) -> None:
+        """Once: fewer than policy wants may be left for a while, but never none."""
+        request = ProcessRequest("delete", volume=f"volume{volume}", discard_data=True)
+        there = not self.discarding and request.volume in self.cluster.view.volumes
+        if there and self.jobs.preview(request).dies_extents == 0:
+            self.start(request)
 
     @rule(pick=st.integers(0, JOBS_MAX - 1))
     def cancel(self, pick: int) -> None:
