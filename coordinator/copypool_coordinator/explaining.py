@@ -119,8 +119,8 @@ def _lacks(view: ClusterView, facts: Facts, now_ms: int, row: ExtentRow, piece: 
             found.append(f"no good location of it in pool {_pool(view, pool)!r} that counts")
         for each in here:
             if each.young:
-                continue
-            if not each.verified_ms:
+                found.append(f"{_volume(view, each.volume)} has it in an open extent: read back once that is sealed")
+            elif not each.verified_ms:
                 found.append(f"{_volume(view, each.volume)} has not read it back yet")
             elif now_ms - each.verified_ms > facts.policy.proof_life_ms:
                 found.append(

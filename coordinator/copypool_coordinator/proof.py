@@ -32,7 +32,7 @@ class Held(NamedTuple):
     node: int
     domain: Domain
     verified_ms: int
-    young: bool  #: of an open extent: its bytes were checked as they came and need no reading back yet
+    young: bool  #: of an open extent: its bytes were checked as they came; they are read back once it is sealed
 
 
 class Piece(NamedTuple):
@@ -116,10 +116,15 @@ def at_policy(piece: Piece) -> bool:
 def is_proven(piece: Piece, now_ms: int, proof_life_ms: int) -> bool:
     """At policy, and every location in the wanted pools was read back within the life of a proof."""
     return at_policy(piece) and all(
-        held.young or (held.verified_ms > 0 and now_ms - held.verified_ms <= proof_life_ms)
+        not held.young and held.verified_ms > 0 and now_ms - held.verified_ms <= proof_life_ms
         for held in piece.held
         if held.pool in piece.wanted
     )
+
+
+def is_young(piece: Piece) -> bool:
+    """At policy, and still being written: nobody has read it back, nor is it time to."""
+    return at_policy(piece) and all(held.young for held in piece.held)
 
 
 @dataclass(slots=True)
@@ -148,14 +153,18 @@ class Tally:
         """Count one item. One without pieces (no byte anywhere) has nothing that could be lost."""
         met = [at_policy(piece) for piece in item.pieces]
         proven = [is_proven(piece, self.now_ms, self.proof_life_ms) for piece in item.pieces]
+        young = [is_young(piece) for piece in item.pieces]
+        sound = all(is_safe or is_new for is_safe, is_new in zip(proven, young, strict=True))
         total = self.coverage
         total.files += item.files
         total.at_policy_files += item.files * all(met)
         total.proven_files += item.files * all(proven)
-        for piece, is_met, is_safe in zip(item.pieces, met, proven, strict=True):
+        total.young_files += item.files * (sound and not all(proven))
+        for piece, is_met, is_safe, is_new in zip(item.pieces, met, proven, young, strict=True):
             total.bytes += piece.bytes
             total.at_policy_bytes += piece.bytes * is_met
             total.proven_bytes += piece.bytes * is_safe
+            total.young_bytes += piece.bytes * is_new
         for level, count in _LEVELS.items():
             numbers = [count(piece.held) for piece in item.pieces]
             table = self._counts.setdefault(level, {})
@@ -164,7 +173,7 @@ class Tally:
             for number, piece in zip(numbers, item.pieces, strict=True):
                 table.setdefault(number, [0, 0])[1] += piece.bytes
         self._add_to_pools(item)
-        if not all(proven) and len(total.problems) < self.problems_max:
+        if not sound and len(total.problems) < self.problems_max:
             total.problems.append(Problem(item.name, ""))
             self._whys.append(_why(item))
 

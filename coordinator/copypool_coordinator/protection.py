@@ -194,7 +194,7 @@ def on_different_nodes(choices: Sequence[set[int]], taken: frozenset[int] = froz
 def lacks_proof(row: ExtentRow, standing: Standing, now_ms: int, proof_life_ms: int) -> list[Location]:
     """Full, counted locations of a sealed extent that were never read back, or not within `proof_life_ms`.
 
-    An open extent needs none: its bytes are young, the writer has fsync'd and the puller checked them.
+    Those of an open extent are not asked for yet: its bytes are young, fsync'd by the writer, checked by the puller.
     """
     if row.open or is_empty(standing.committed):
         return []

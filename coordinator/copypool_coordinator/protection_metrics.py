@@ -16,12 +16,16 @@ def lines(status: StatusReply, namespace_ids: Mapping[str, int]) -> list[str]:
     """Lines of the page."""
     found: list[str] = []
     plain = (
-        ("copypool_healthy", "1: every live byte is proven to be where policy says.", float(status.healthy)),
+        ("copypool_healthy", "1: every live byte is where policy says, and proven or young.", float(status.healthy)),
         ("copypool_debt_bytes", "Bytes not copied yet, over all copy pools.", status.debt_bytes),
         ("copypool_debt_oldest_seconds", "Age of the oldest byte not copied yet.", status.debt_oldest_s),
         ("copypool_damaged_locations", "Locations marked damaged.", status.damaged_locations),
         ("copypool_under_protected_extents", "Extents below policy.", status.under_protected_extents),
-        ("copypool_unverified_bytes", "Bytes at policy without a young reading back.", status.unverified_bytes),
+        (
+            "copypool_unverified_bytes",
+            "Bytes at policy, not read back everywhere; young ones too.",
+            status.unverified_bytes,
+        ),
         ("copypool_unavailable_files", "Files that cannot be read now.", status.unavailable_files),
         ("copypool_lost_files", "Files without any location.", status.lost_files),
         ("copypool_files", "Files stored, as of the last flush of the counters.", status.files),

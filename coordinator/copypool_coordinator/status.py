@@ -1,7 +1,9 @@
-"""What operators see: is every live byte proven to be where policy says, and if not, why, in sentences. Pure.
+"""What operators see: is every live byte where policy says and read back, and if not, why, in sentences. Pure.
 
 `build` sums the marks of extents off policy; it invents nothing and hides nothing: while changed extents wait to be
 looked at, or no leader works, or this coordinator has not heard from etcd, the answer is not green (invariant 8).
+Bytes of open extents are young: fsync'd by their writer and checked by who copied them, but nobody has read them back.
+They do not spoil green, and they are never called proven: `unverified_bytes` counts them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from copypool_coordinator import exposure, rpo
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
-from copypool_coordinator.protection import VolumeFacts
+from copypool_coordinator.protection import VolumeFacts, is_empty
 from copypool_coordinator.rows import OpenRow
 from copypool_coordinator.windows import window_state
 
@@ -77,7 +79,7 @@ def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
         debt_oldest_s=max((max(0, facts.now_ms - mark.debt_since_ms) / 1000 for mark in debts), default=0.0),
         damaged_locations=sum(mark.damaged for mark in marks),
         under_protected_extents=sum(mark.under_protected for mark in marks),
-        unverified_bytes=sum(mark.unread_bytes + mark.stale_bytes for mark in marks),
+        unverified_bytes=sum(mark.unread_bytes + mark.stale_bytes for mark in marks) + _young_bytes(view, facts),
         unavailable_files=sum(mark.unavailable_files for mark in marks),
         lost_files=sum(mark.lost_files for mark in marks),
         nodes=nodes(view, facts),
@@ -93,6 +95,18 @@ def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
     reply.healthy = not reply.reasons
     return reply
+
+
+def _young_bytes(view: ClusterView, facts: StatusFacts) -> int:
+    """Bytes of open extents that are at policy; those below it are counted by what they lack."""
+    return sum(
+        opened.length
+        for extent, opened in facts.opened.items()
+        if (entry := view.extents.get(extent)) is not None
+        and entry.row.open
+        and not is_empty(opened.length)
+        and not ((mark := facts.marks.get(extent)) is not None and mark.under_protected)
+    )
 
 
 def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:

@@ -58,18 +58,21 @@ async def test_a_proof_counts_files_bytes_and_copies(cluster: RealCluster, clien
     await client.wait_copied(timeout_s=20, namespace=NAMESPACE)
 
     found = await client.insight.prove(namespace=NAMESPACE, prefix="proof/")
-    assert (found.files, found.bytes, found.proven) == (21, 100_000, True)
+    assert (found.files, found.bytes, found.sound) == (21, 100_000, True)
     assert [(each.count, each.files, each.bytes) for each in found.copies] == [(2, 21, 100_000)]
     assert [(each.pool, each.files, each.bytes, each.missing_bytes) for each in found.pools] == [
         ("primary", 21, 100_000, 0),
         ("copy", 21, 100_000, 0),
     ]
+    assert found.young_bytes == 100_000, "open extents: fsync'd and checked, read back by nobody"
+    status = await client.status()
+    assert status.unverified_bytes >= 100_000
     shown = await cluster.cli("prove", f"{NAMESPACE}/proof/some/", "--json")
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)["coverage"]["files"] == 20
 
     whole = await client.insight.prove(pool="copy")
-    assert whole.proven
+    assert whole.sound
     assert whole.files >= 22
     items = (await client.insight.occupancy()).items
     assert {each.pool for each in items if each.namespace == NAMESPACE and each.records >= 22} == {"primary", "copy"}

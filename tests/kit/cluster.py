@@ -31,7 +31,7 @@ from copypool.protocol.errors import CopypoolError
 T = TypeVar("T")
 
 #: Sessions end and rebuilding begins soon, so that a story of loss and repair takes seconds.
-QUICK = Tuning(grace_s=2, session_ttl_s=5)
+QUICK = Tuning(grace_s=2, session_ttl_s=5, idle_seal_s=10.0)
 POLL_S = 0.1
 CLI_TIMEOUT_S = 60.0
 

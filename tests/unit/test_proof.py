@@ -87,7 +87,7 @@ def counted_of(world: World) -> Coverage:
 def test_counting_pieces_is_counting_every_byte(world: World) -> None:
     row = world.row
     committed = world.opened.length if world.opened is not None else row.length
-    at_policy = proven = 0
+    at_policy = proven = young = 0
     copies: Counter[int] = Counter()
     nodes: Counter[int] = Counter()
     hosts: Counter[int] = Counter()
@@ -113,15 +113,16 @@ def test_counting_pieces_is_counting_every_byte(world: World) -> None:
             [{node_of(each.volume) for each in holders if pool_of(each.volume) == pool} for pool in world.wanted]
         )
         read_back = all(
-            row.open or (each.verified_ms and NOW_MS - each.verified_ms <= LIFE_MS)
+            not row.open and each.verified_ms and NOW_MS - each.verified_ms <= LIFE_MS
             for each in holders
             if pool_of(each.volume) in world.wanted
         )
         at_policy += met
         proven += met and read_back
+        young += met and row.open
     found = counted_of(world)
     assert found.bytes == committed - EXTENT_HEADER_BYTES
-    assert (found.at_policy_bytes, found.proven_bytes) == (at_policy, proven)
+    assert (found.at_policy_bytes, found.proven_bytes, found.young_bytes) == (at_policy, proven, young)
     for level, expected in (("copies", copies), ("nodes", nodes), ("hosts", hosts), ("zones", zones)):
         assert {each.count: each.bytes for each in getattr(found, level) if each.bytes} == dict(expected)
         assert sum(each.files for each in getattr(found, level)) == found.files
@@ -132,7 +133,9 @@ def test_counting_pieces_is_counting_every_byte(world: World) -> None:
     assert {each.count: each.files * RECORD for each in found.copies if each.bytes} == dict(copies)
     assert found.proven_files * RECORD == found.proven_bytes
     assert found.proven == (proven == found.bytes)
-    assert bool(found.problems) == (not found.proven)
+    assert found.young_files * RECORD == found.young_bytes
+    assert found.sound == (proven + young == found.bytes)
+    assert bool(found.problems) == (not found.sound)
 
 
 @given(st.lists(worlds(), max_size=4))
@@ -144,6 +147,7 @@ def test_pages_add_up_to_the_whole(pages: list[World]) -> None:
     assert total.bytes == sum(counted_of(page).bytes for page in pages)
     assert sum(each.bytes for each in total.copies) == total.bytes
     assert total.proven == all(counted_of(page).proven for page in pages)
+    assert total.sound == all(counted_of(page).sound for page in pages)
 
 
 def held(volume: int, verified_ms: int = NOW_MS) -> Held:

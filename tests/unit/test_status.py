@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
 from copypool_coordinator import keys, status, waiting
@@ -44,6 +45,7 @@ class Seen:
             brake=cluster.facts().brake,
             coordinator="coordinator2",
             catalog_bytes=1,
+            opened=dict(cluster.opened),
         )
         for name, value in changes.items():
             object.__setattr__(facts, name, value)
@@ -92,8 +94,23 @@ async def test_debt_is_bytes_extents_and_age() -> None:
     assert (reply.debt_bytes, reply.debt_extents, reply.debt_oldest_s) == (MIB - 4096, 1, 30.0)
     assert reply.under_protected_extents == 1
     assert "have no copy in pool 'copy' yet" in only(reply)
+    assert reply.unverified_bytes == 0, "debt is counted once"
+
+
+async def test_young_bytes_are_green_and_are_not_called_read_back() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.open_extent(E, writer=1, length=MIB)
     seen.cluster.settle()
-    assert (await seen.status()).healthy, "an open extent that is copied needs no reading back"
+    reply = await seen.status()
+    assert (reply.healthy, reply.unverified_bytes) == (True, MIB)
+    assert status_text(reply).startswith("OK: every live byte is where policy says; 1.0 MiB are young")
+    seen.cluster.seal(E)
+    assert (await seen.status()).unverified_bytes == MIB
+    seen.cluster.wait(seen.cluster.policy.first_verify_delay_ms)
+    seen.cluster.settle()
+    reply = await seen.status()
+    assert (reply.healthy, reply.unverified_bytes) == (True, 0)
+    assert status_text(reply).startswith("OK: every live byte is proven")
 
 
 async def test_sealed_but_not_read_back_is_not_yet_green() -> None:

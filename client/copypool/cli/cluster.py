@@ -21,7 +21,7 @@ NOT_HEALTHY = 3  #: exit code of `status`
 
 @click.command(cls=Verb)
 def status() -> None:
-    """Is everything where policy says? The first line answers. Exit code 0: yes, proven; 3: no."""
+    """Is everything where policy says? The first line answers. Exit code 0: yes; 3: no."""
 
     async def work(client: Client) -> bool:
         found = await client.status()

@@ -31,7 +31,8 @@ def prove(scope: str, pool: str, prefix: str) -> None:
 
     Without a scope, or with --pool, the catalog's extents are counted (files are records then); with a namespace or
     prefix the current files in it, by a paced scan of the directory. Exit code 0: everything in scope is where
-    policy says and was read back within two scrub periods; 3: not everything.
+    policy says, and was read back within two scrub periods or is too young for that (the first line and
+    `proven` of --json tell which); 3: not everything.
     """
     if scope and prefix:
         raise Invalid("name the scope once: as the argument or with --prefix")
@@ -54,7 +55,7 @@ def prove(scope: str, pool: str, prefix: str) -> None:
         else:
             what = f"pool {pool}" if pool else (scope or prefix or namespace or "the whole cluster")
             click.echo(coverage_text(found, what))
-        return found.proven
+        return found.sound
 
     if not run(work):
         sys.exit(NOT_PROVEN)
@@ -72,9 +73,12 @@ def coverage_text(found: Coverage, what: str) -> str:
     """A proof for people; the first line answers."""
     if found.proven:
         first = f"PROVEN: all of {printable(what)} is where policy says, and was read back in time"
+    elif found.sound:
+        young = f"{found.young_files} files ({readable_bytes(found.young_bytes)}) are young and not read back yet"
+        first = f"AT POLICY: all of {printable(what)} is where policy says; {young}"
     else:
-        unproven = found.files - found.proven_files
-        size = readable_bytes(found.bytes - found.proven_bytes)
+        unproven = found.files - found.proven_files - found.young_files
+        size = readable_bytes(found.bytes - found.proven_bytes - found.young_bytes)
         first = f"NOT PROVEN: {unproven} of {found.files} files ({size}) of {printable(what)}"
     lines = [
         first,
@@ -82,6 +86,7 @@ def coverage_text(found: Coverage, what: str) -> str:
         f"all        {found.files} files, {readable_bytes(found.bytes)}",
         f"at policy  {found.at_policy_files} files, {readable_bytes(found.at_policy_bytes)}",
         f"proven     {found.proven_files} files, {readable_bytes(found.proven_bytes)}",
+        f"young      {found.young_files} files, {readable_bytes(found.young_bytes)}",
         "",
     ]
     levels: list[tuple[str, list[CopyCount]]] = [

@@ -63,7 +63,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def status_text(status: StatusReply) -> str:
     """One screen; the first line says whether everything is where policy says."""
-    if status.healthy:
+    if status.healthy and status.unverified_bytes:
+        young = f"{readable_bytes(status.unverified_bytes)} are young and not read back yet"
+        first = f"OK: every live byte is where policy says; {young}"
+    elif status.healthy:
         first = "OK: every live byte is proven to be where policy says"
     else:
         first = f"NOT OK: {status.reasons[0] if status.reasons else 'no reason was given'}"

@@ -26,7 +26,7 @@ PREFIX = "demo"
 VICTIM = "node1"
 SURVIVOR = "node2"
 #: Short, so that the story fits into three minutes; a real cluster waits ten minutes before it rebuilds a node.
-TUNING = Tuning(grace_s=5, session_ttl_s=6)
+TUNING = Tuning(grace_s=5, session_ttl_s=6, idle_seal_s=3.0)
 MIB = 1024 * 1024
 COPIED_TIMEOUT_S = 60.0
 GREEN_TIMEOUT_S = 90.0
@@ -171,7 +171,8 @@ class Demo:
             self._failures += status.reasons
 
     async def _green(self, client: Client) -> None:
-        await self._status(client, lambda status: status.healthy, "not green")
+        """Green and proven: nothing is young any more, every byte was read back at each of its locations."""
+        await self._status(client, lambda status: status.healthy and not status.unverified_bytes, "not proven")
 
     async def _status(self, client: Client, wanted: Callable[[StatusReply], bool], otherwise: str) -> None:
         """Wait until status is as wanted; `Unavailable` says what it was instead."""
@@ -185,7 +186,7 @@ class Demo:
             except CopypoolError as exc:
                 reasons = exc.message
             if time.monotonic() > deadline:
-                raise Unavailable(f"{otherwise} after {GREEN_TIMEOUT_S:.0f} s: {reasons or 'status is green'}")
+                raise Unavailable(f"{otherwise} after {GREEN_TIMEOUT_S:.0f} s: {reasons or 'not all is read back'}")
             await asyncio.sleep(_POLL_S)
 
     def _show(self, stat: StatReply) -> None:

@@ -117,5 +117,8 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
                 "pool_type": process.pool_type,
             }
         ],
-        "limits": {"heartbeat_s": cluster.tuning.session_ttl_s / HEARTBEATS_PER_SESSION},
+        "limits": {
+            "heartbeat_s": cluster.tuning.session_ttl_s / HEARTBEATS_PER_SESSION,
+            "idle_seal_s": cluster.tuning.idle_seal_s,
+        },
     }

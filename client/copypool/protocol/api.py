@@ -402,7 +402,7 @@ class NamespaceList(msgspec.Struct):
 class StatusReply(msgspec.Struct, omit_defaults=False):
     """POST /rpc/status, role reader. The contract of `copypool status --json`."""
 
-    healthy: bool  #: every live byte is proven to be where policy says
+    healthy: bool  #: every live byte is where policy says, and read back in time or too young for that
     reasons: list[str]  #: why not, one sentence each; empty when healthy
     files: int
     bytes: int
@@ -412,7 +412,7 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     debt_oldest_s: float
     damaged_locations: int
     under_protected_extents: int  #: fewer good locations than the class wants, primary or copy
-    unverified_bytes: int  #: at policy, but with a location whose bytes were not read back yet
+    unverified_bytes: int  #: at policy, but with a location whose bytes were not read back yet; young ones included
     unavailable_files: int  #: no reachable location now; a node that is away may bring them back
     lost_files: int  #: no location left at all
     nodes: list[NodeInfo]

@@ -38,7 +38,7 @@ class PoolCoverage(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """Something in the scope that is not proven."""
+    """Something in the scope that is neither proven nor young."""
 
     what: str  #: a path, or `extent N`
     why: str
@@ -51,7 +51,7 @@ class Coverage(msgspec.Struct):
     bytes: int = 0
     at_policy_files: int = 0
     at_policy_bytes: int = 0
-    proven_files: int = 0  #: at policy, and every byte read back within two scrub periods (or still being written)
+    proven_files: int = 0  #: at policy, and every byte read back within two scrub periods
     proven_bytes: int = 0
     copies: list[CopyCount] = []  #: by good counted copies, from 0 on
     nodes: list[CopyCount] = []  #: by different nodes among them
@@ -59,16 +59,24 @@ class Coverage(msgspec.Struct):
     zones: list[CopyCount] = []
     pools: list[PoolCoverage] = []
     problems: list[Problem] = []
+    young_files: int = 0  #: at policy, but bytes of them are young: fsync'd and checked, not read back yet
+    young_bytes: int = 0
 
     @property
     def proven(self) -> bool:
         """Whether everything in the scope is proven to be where policy says."""
         return self.proven_files == self.files and self.proven_bytes == self.bytes
 
+    @property
+    def sound(self) -> bool:
+        """Whether everything in the scope is where policy says, and proven or too young for that."""
+        return self.proven_files + self.young_files == self.files and self.proven_bytes + self.young_bytes == self.bytes
+
     def add(self, other: Coverage, problems_max: int = PROBLEMS_MAX) -> None:
         """Take another page's coverage in."""
-        for name in ("files", "bytes", "at_policy_files", "at_policy_bytes", "proven_files", "proven_bytes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("files", "bytes"):
+            for field in (name, f"at_policy_{name}", f"proven_{name}", f"young_{name}"):
+                setattr(self, field, getattr(self, field) + getattr(other, field))
         for name in ("copies", "nodes", "hosts", "zones"):
             setattr(self, name, _added(getattr(self, name), getattr(other, name)))
         self.pools = _added_pools(self.pools, other.pools)
