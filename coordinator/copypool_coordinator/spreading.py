@@ -43,10 +43,10 @@ def crowded(
 ) -> int | None:
     """The volume that a sealed extent should go off, because another volume of its pool would set it apart.
 
-    None when the extent is spread out, lacks something worse, or no pool has a place that would be better. Copies
-    move rather than primaries.
+    None when the extent is spread out, some pool lacks it altogether, or no pool has a place that would be better.
+    Copies move rather than primaries.
     """
-    if row.open or not standing.satisfied or standing.spread:
+    if row.open or standing.spread or not all(pool.full for pool in standing.pools):
         return None
     for pool in (*standing.copies, standing.primary):
         others = [places[each.volume] for other in standing.pools if other.pool != pool.pool for each in other.full]

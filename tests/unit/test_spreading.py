@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from copypool.protocol.policies import Spread
-from copypool_coordinator import keys
+from copypool_coordinator import keys, locations
 from copypool_coordinator.offpolicy import look
 from copypool_coordinator.placement import choose_destination
 from copypool_coordinator.policy import places
@@ -23,6 +23,7 @@ from kit.toy_cluster import CLASS, COPY, MIB, ToyCluster
 
 PRIMARY_POOL, FIRST_COPY, SECOND_COPY = 1, 2, 3
 E = 7
+VAULT = 3
 
 domains = st.tuples(st.sampled_from(["za", "zb", "zc"]), st.sampled_from(["h1", "h2", "h3", "h4"]))
 spreads: st.SearchStrategy[Spread] = st.sampled_from(["host", "zone"])
@@ -143,6 +144,47 @@ def test_the_copy_moves_as_soon_as_there_is_another_host_and_never_leaves_before
     assert {each.volume for each in cluster.row(E).locations} == {1, 3}
     assert mark_of(cluster) == (False, False)
     assert min(fewest) == 2
+
+
+def two_copy_pools() -> ToyCluster:
+    """Nodes 3 and 4 have a volume in each of two copy pools."""
+    cluster = ToyCluster()
+    cluster.put(keys.named(keys.POOL, "vault"), PoolRow(FORMAT, VAULT, "copy"))
+    cluster.put(keys.named(keys.CLASS, "default"), ClassRow(FORMAT, CLASS, 1, [COPY, VAULT], "primary"))
+    for node in (3, 4):
+        row = cluster.view.volumes[f"volume{node}"].row
+        cluster.put(keys.named(keys.VOLUME, f"vault{node}"), replace(row, id=10 + node, pool=VAULT))
+    return cluster
+
+
+def nodes_of(cluster: ToyCluster) -> list[int]:
+    known = places(cluster.view)
+    return sorted(known[each.volume].node for each in cluster.row(E).locations)
+
+
+def test_the_copies_of_two_pools_never_go_to_one_node() -> None:
+    cluster = two_copy_pools()
+    cluster.open_extent(E, writer=1, length=MIB)
+    assert [type(step).__name__ for step in cluster.plan()] == ["Reserve"], "one after the other"
+    cluster.settle()
+    assert nodes_of(cluster) == [1, 3, 4]
+
+
+def test_copies_that_are_on_one_node_part_by_themselves() -> None:
+    cluster = two_copy_pools()
+    cluster.open_extent(E, writer=1, length=MIB)
+    for volume in (3, 13):
+        reserved = locations.reserved(cluster.row(E), volume, cluster.now_ms)
+        assert reserved is not None
+        cluster.put_extent(E, reserved[0])
+    cluster.settle()
+    cluster.seal(E)
+    cluster.wait(cluster.policy.first_verify_delay_ms)
+    for _ in range(4):
+        cluster.settle()
+        cluster.wait(cluster.policy.drop_delay_ms)
+    assert nodes_of(cluster) == [1, 3, 4]
+    assert mark_of(cluster) == (False, False)
 
 
 def test_a_pool_spread_over_zones_wants_another_zone() -> None:

@@ -91,7 +91,8 @@ class Reserve:
 
     @property
     def key(self) -> ActionKey:
-        return ("reserve", self.extent, self.pool)
+        # One at a time for an extent: the next one must know the node of this one.
+        return ("reserve", self.extent)
 
     @property
     def lane(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from copypool_coordinator.controllers.actions import Action
+from copypool_coordinator.controllers.actions import Action, Reserve
 from copypool_coordinator.controllers.filling import fill
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.rows import ExtentRow
@@ -33,6 +33,8 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         for pool in standing.copies:
             if pool.full or (pool.debt_bytes and pool.pool not in facts.closed):
                 actions += fill(view, facts, now_ms, extent, row, standing.committed, pool)
+                if actions and isinstance(actions[-1], Reserve) and actions[-1].extent == extent:
+                    break  # where the next pool's location goes depends on where this one does
     return actions
 
 
