@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from copypool.protocol.api import OnCopyFailure, SegmentRef
+from copypool.protocol.api import OnCopyFailure, Receipt, SegmentRef
 from copypool.protocol.capability import AppendCapability, derive_node_keys, seal_capability
 from copypool.protocol.errors import DigestMismatch, Fenced, Forbidden, Unavailable, from_response
 from copypool.protocol.internal import CommitRequest, DropCommand, ExtentClass, PullCommand, PullSource
@@ -289,6 +289,29 @@ async def test_a_broken_disk_of_the_twin_ends_the_twin_alone(tmp_path: Path, coo
         disk.fail("write")  # whoever writes first, the append or a probe
         assert (await writer.put("b", b"2")).ack == "primary"
         assert not writer.node.volumes[0].disk.readonly_reason
+
+
+@pytest.mark.parametrize("nth", [1, 4, 7, 10])
+async def test_what_a_receipt_says_of_the_twin_survives_any_fault_and_a_power_cut_there(
+    tmp_path: Path, coordinator: FakeCoordinator, nth: int
+) -> None:
+    """The nth change of the twin's disk fails, then its power does: whatever was acknowledged as there is there."""
+    disk = FaultyDisk()
+    stored: list[tuple[Receipt, bytes]] = []
+    async with running_node(tmp_path, coordinator, name="n1") as writer:
+        async with running_node(tmp_path, coordinator, name="n2", pool_type="copy", disk=disk, crash=True) as twin:
+            with_rule(coordinator, "continue", twin)
+            disk.fail("change", nth)
+            for number, size in enumerate((10, 3 * MIB, 5000, 200_000)):
+                body = os.urandom(size)
+                stored.append((await writer.put(f"f{number}", body), body))
+        disk.power_cut()
+        async with running_node(tmp_path, coordinator, name="n2", pool_type="copy") as twin:
+            for receipt, body in stored:
+                assert receipt.segment is not None
+                for node in [writer, twin] if receipt.ack == "copy" else [writer]:
+                    _, content, _ = await node.get(receipt.segment, receipt.version)
+                    assert content == body
 
 
 # -- the twin's own rules ---------------------------------------------------------------------
