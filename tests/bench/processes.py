@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,3 +26,20 @@ class CpuMeter:
     def read(self) -> dict[str, float]:
         """Seconds per process since this meter was made."""
         return {name: cpu_s(pid) - self._begun[name] for name, pid in self._pids.items()}
+
+
+def yardstick_us() -> float:
+    """CPU time that a fixed piece of Python takes now: busy neighbours on the same cores make it, and all else, dearer.
+
+    Divide by it to compare CPU times of different moments. The median of five, 3 ms each on a quick machine.
+    """
+    return sorted(_work_us() for _ in range(5))[2]
+
+
+def _work_us() -> float:
+    begun_ns = time.thread_time_ns()
+    table: dict[bytes, tuple[int, str]] = {}
+    for number in range(8000):
+        table[b"%016x" % (number * 7919)] = (number, str(number))
+    assert sum(len(text) for _, text in table.values()) > 0
+    return (time.thread_time_ns() - begun_ns) / 1000

@@ -17,6 +17,7 @@ class Round(msgspec.Struct, frozen=True):
     failed: int = 0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    yardstick_us: float = 0.0  #: mean of the one before and the one after the round
 
     @property
     def rate(self) -> float:
@@ -31,7 +32,8 @@ class Round(msgspec.Struct, frozen=True):
         used = ", ".join(f"{name} {each:.0f}" for name, each in self.cpu_us.items())
         delays = f", p50 {self.p50_ms:.1f} p99 {self.p99_ms:.1f} ms" if self.p50_ms else ""
         failed = f", {self.failed} FAILED" if self.failed else ""
-        return f"{self.side} {self.rate:,.0f} {unit}/s{delays}, CPU {self.cpu_us_all:.0f} us ({used}){failed}"
+        cpu = f"CPU {self.cpu_us_all:.0f} us ({used}) at a yardstick of {self.yardstick_us:.0f}"
+        return f"{self.side} {self.rate:,.0f} {unit}/s{delays}, {cpu}{failed}"
 
 
 class CaseResult(msgspec.Struct):
@@ -85,8 +87,8 @@ def _median_round(rounds: list[Round]) -> Round:
 def table(report: Report) -> str:
     """The run as a Markdown table."""
     lines = [
-        "| case | Copypool | CPU us each (by process) | peer | ratio | CPU ratio | target | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | Copypool | CPU us each (by process) | yardstick us | peer | ratio | CPU ratio | target | |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in report.cases:
         own = case.of("copypool")
@@ -102,7 +104,7 @@ def table(report: Report) -> str:
         target = f">= {case.target:g}" if case.target else ""
         lines.append(
             f"| {case.case} | {best.rate:,.0f} {case.unit}/s | {best.cpu_us_all:.0f} ({by_process}) "
-            f"| {peer} | {ratio} | {cpu_ratio} | {target} | {case.verdict()} |"
+            f"| {best.yardstick_us:.0f} | {peer} | {ratio} | {cpu_ratio} | {target} | {case.verdict()} |"
         )
     lines += ["", *(f"- {case.case}: {case.note}" for case in report.cases if case.note)]
     return "\n".join(lines)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from bench import cases
 from bench.copypool_side import CopypoolSide
+from bench.processes import yardstick_us
 from bench.results import CaseResult, Round
 from bench.seaweed import Seaweed
 
@@ -61,13 +64,15 @@ class Case:
 def run(case: Case, ground: Ground, say: Callable[[str], None]) -> CaseResult:
     """All rounds of a case, the sides taking turns."""
     case.prepare(ground)
+    turns = [case.own]
+    if case.peer is not None and ground.peer is not None:
+        turns.append(partial(case.peer, ground.peer))
     rounds: list[Round] = []
-    for _ in range(1 if case.once else ground.plan.rounds):
-        rounds.append(case.own(ground))
+    for turn in turns * (1 if case.once else ground.plan.rounds):
+        before_us = yardstick_us()
+        done = turn(ground)
+        rounds.append(msgspec.structs.replace(done, yardstick_us=(before_us + yardstick_us()) / 2))
         say(f"{case.title}: {rounds[-1].line(case.unit)}")
-        if case.peer is not None and ground.peer is not None:
-            rounds.append(case.peer(ground.peer, ground))
-            say(f"{case.title}: {rounds[-1].line(case.unit)}")
     return CaseResult(case.title, case.unit, rounds, case.target, case.note)
 
 
