@@ -9,6 +9,8 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from copypool.bodies import Body, Content, open_body
 from copypool.cancellation import TaskGroup, raise_first
 from copypool.protocol.api import FILE_MAX_BYTES, PART_BYTES, PARTS_MAX, CompleteRequest, PartRef, Receipt
@@ -18,6 +20,7 @@ from copypool.threads import hash_body
 from copypool.writing import WriteId, Writer
 
 PARTS_IN_FLIGHT = 4
+PART_TRIES = 3  #: of a part whose receipt says that it was stored before
 
 Progress = Callable[[int], None]  #: called with the number of bytes that became durable, or were delivered
 
@@ -76,7 +79,9 @@ async def upload(
         metadata=dict(metadata),
         if_version=if_version,
     )
-    return await writer.complete(namespace, path, request, deadline_s=deadline_s)
+    receipt = await writer.complete(namespace, path, request, deadline_s=deadline_s)
+    # The file is where its worst part is: the completion's own record may have met a rule that a part did not.
+    return receipt if parts.copied else replace(receipt, ack="primary")
 
 
 class _Parts:
@@ -91,6 +96,7 @@ class _Parts:
         self._progress = progress
         self._whole = Hasher()
         self._stored: dict[int, PartRef] = {}
+        self.copied = True  #: every part was acknowledged as being at a copy too
         self._count = 0
         self._slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
 
@@ -130,16 +136,26 @@ class _Parts:
 
     async def _send(self, number: int, data: bytes | memoryview, digest: bytes) -> None:
         try:
-            receipt = await self._writer.put_part(
-                self._namespace, self._path, self.upload, number, data, digest, deadline_s=self._deadline_s
-            )
+            receipt = await self._stored_part(number, data, digest)
         finally:
             self._slots.release()
         if receipt.segment is None:
             raise BrokenInvariant(f"the receipt of part {number} of {self._path!r} names no segment")
+        self.copied = self.copied and receipt.ack == "copy"
         self._stored[number] = PartRef(number, receipt.version, digest, receipt.segment)
         if self._progress is not None:
             self._progress(len(data))
+
+    async def _stored_part(self, number: int, data: bytes | memoryview, digest: bytes) -> Receipt:
+        """The receipt of a part. One that was stored by an attempt whose answer was lost is known to be there, but not
+        where: it is stored once more, as a newer one."""
+        for _ in range(PART_TRIES):
+            receipt = await self._writer.put_part(
+                self._namespace, self._path, self.upload, number, data, digest, deadline_s=self._deadline_s
+            )
+            if receipt.segment is not None:
+                break
+        return receipt
 
 
 def _check_digest(expected: bytes | None, actual: bytes) -> None:
