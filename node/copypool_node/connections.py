@@ -1,7 +1,8 @@
 """The HTTP server with a bound on its connections: who comes when all are taken is cut off at once.
 
 Without it the bound is the process's limit of open files, which the volumes need as well. A connection that sends no
-whole request is closed by aiohttp's keep-alive timer.
+whole request is closed by aiohttp's keep-alive timer. A request
+that cannot be parsed is answered like every other one: with a code, as JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +10,35 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from copypool.protocol.errors import Invalid, TooLarge, to_body
+from copypool.protocol.routes import HEADERS_MAX_BYTES
+
+
+class _Connection(web.RequestHandler):
+    """One connection, whose unreadable requests get an answer that a program can read."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp: the request line or a header is none (400), or something else went wrong."""
+        if status != 400 or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong):
+            status = 431
+            error = to_body(TooLarge(f"the request line or a header field is longer than {HEADERS_MAX_BYTES} bytes"))
+        else:
+            error = to_body(Invalid("this is no well-formed HTTP request"))
+        response = web.Response(status=status, body=msgspec.json.encode(error), content_type="application/json")
+        response.force_close()
+        return response
 
 
 class BoundedServer(web.Server):
@@ -19,6 +48,11 @@ class BoundedServer(web.Server):
         super().__init__(*args, **settings)
         self._connections_max = connections_max
         self.open_connections = 0
+        self._connection_settings = settings
+
+    def __call__(self) -> web.RequestHandler:
+        """aiohttp: one more connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._connection_settings)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """aiohttp: a client has connected."""

@@ -98,8 +98,23 @@ async def test_an_oversize_header_is_refused(cluster: RealCluster) -> None:
         lease = await write_lease(cluster, session)
         url = f"{lease.url}/v1/files/{lease.namespace_id}/bad/header"
         headers = put_headers(lease, **{routes.METADATA: "x" * (routes.HEADERS_MAX_BYTES + 1)})
-        async with session.put(url, data=b"x", headers=headers) as response:
-            assert response.status in (400, 431)
+        admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+        other = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/header"
+        for target, sent in ((url, headers), (other, {**admin, "X-Long": headers[routes.METADATA]})):
+            async with session.put(target, data=b"x", headers=sent) as response:
+                assert (response.status, (await response.json())["code"]) == (431, "too_large"), target
+
+
+async def test_what_is_no_http_is_refused_with_a_code(cluster: RealCluster) -> None:
+    for process in ("node1", "coordinator1"):
+        port = int(cluster.plan.process(process).url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        assert b" 400 " in answer.partition(b"\r\n")[0]
+        assert b'"code":"invalid"' in answer
 
 
 async def test_a_body_beyond_the_limit_is_refused_before_it_is_read(cluster: RealCluster) -> None:
@@ -138,3 +153,41 @@ async def test_bad_names_and_metadata_are_refused(client: Client) -> None:
         await client.put(NAMESPACE, "bad/metadata", b"x", metadata={"key": "v" * 5000})
     with pytest.raises(NotFound):
         await client.stat(NAMESPACE, "bad/metadata")
+
+
+async def test_a_redirect_stores_one_content_at_one_path(cluster: RealCluster, client: Client) -> None:
+    """The same URL again with the same bytes is a repeat; with others, as a delete, or for a path below: refused."""
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    url = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/once"
+    async with aiohttp.ClientSession() as session:
+        async with session.put(url, data=b"one", headers=admin, allow_redirects=False) as response:
+            target = response.headers["Location"]
+        tries = (("PUT", b"one", 201), ("PUT", b"one", 200), ("PUT", b"2", 409), ("DELETE", b"", 409))
+        for method, body, status in tries:
+            async with session.request(method, URL(target, encoded=True), data=body) as response:
+                assert response.status == status, (method, body, await response.text())
+        below = URL(target.replace("/bad/once?", "/bad/once/below?"), encoded=True)
+        async with session.put(below, data=b"x") as response:
+            assert (response.status, (await response.json())["code"]) == (403, "forbidden")
+    assert await client.get(NAMESPACE, "bad/once") == b"one"
+
+
+async def test_if_match_keeps_updates_over_plain_http(cluster: RealCluster, client: Client) -> None:
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    url = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/match"
+    await client.put(NAMESPACE, "bad/match", b"one")
+    async with aiohttp.ClientSession(headers=admin) as session:
+        async with session.get(url) as response:
+            etag = response.headers["ETag"]
+        two = await client.put(NAMESPACE, "bad/match", b"two")
+        for method, headers, status in (
+            ("PUT", {"If-Match": etag}, 412),
+            ("DELETE", {"If-Match": etag}, 412),
+            ("PUT", {"If-None-Match": "*"}, 412),
+            ("PUT", {"If-Match": "nonsense"}, 400),
+            ("DELETE", {"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"}, 400),
+            ("PUT", {"If-Match": f'"{two.version}"'}, 201),
+        ):
+            async with session.request(method, url, data=b"three", headers=headers) as response:
+                assert response.status == status, (method, headers, await response.text())
+    assert await client.get(NAMESPACE, "bad/match") == b"three"

@@ -41,10 +41,13 @@ def format_digest(digest: bytes) -> str:
 
 def parse_digest(text: str) -> bytes:
     """Digest bytes from the text form; `Invalid` when it is none."""
+    wrong = f"the digest {text[:80]!r} is not of the form {_PREFIX!r} and {2 * DIGEST_BYTES} hexadecimal digits"
+    if not text.startswith(_PREFIX):
+        raise Invalid(f"{wrong}: digests here are BLAKE3")
     try:
         raw = bytes.fromhex(text.removeprefix(_PREFIX))
     except ValueError as exc:
-        raise Invalid(f"the digest {text[:80]!r} is not hexadecimal") from exc
-    if not text.startswith(_PREFIX) or len(raw) != DIGEST_BYTES:
-        raise Invalid(f"the digest {text[:80]!r} is not of the form 'blake3:' and 64 hexadecimal digits")
+        raise Invalid(wrong) from exc
+    if len(raw) != DIGEST_BYTES:
+        raise Invalid(wrong)
     return raw
