@@ -129,6 +129,15 @@ class Lane:
 
     async def _commit(self, extent: OpenExtent, group: Group, *, seal: bool) -> None:
         try:
+            await self._land(extent, group, seal=seal)
+        finally:
+            # Whatever it came to: the next group waits for it no longer.
+            self._worth = 1
+            self._wake.set()
+            self._moved.set()
+
+    async def _land(self, extent: OpenExtent, group: Group, *, seal: bool) -> None:
+        try:
             landed = await extent.commit(group, seal=seal)
         except CopypoolError as exc:
             unresolved = group if isinstance(exc, OutcomeUnknown) else None
@@ -146,9 +155,6 @@ class Lane:
                     answer_verdict(verdict, self.volume.name)
         if extent in self._finishing:
             self._finishing.remove(extent)
-        self._worth = 1
-        self._wake.set()
-        self._moved.set()
 
     async def _writable(self) -> OpenExtent:
         """The extent that takes the next group: the current one, the spare one, or a new one."""
