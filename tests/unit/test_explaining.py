@@ -39,7 +39,8 @@ def test_the_explanation_gives_the_order_of_reading_with_its_reasons() -> None:
     assert [copy.rank for copy in found.copies] == [1, 2]
     assert found.copies[0].node == "node1"
     assert "a primary stands before a copy" in found.copies[1].why
-    assert (found.policy_met, found.lacks, found.doing) == (True, [], [])
+    assert (found.policy_met, found.proven, found.doing) == (True, False, [])
+    assert found.lacks == [f"volume{n} has it in an open extent: read back once that is sealed" for n in (1, 3)]
     far = explained(cluster, zone=found.copies[1].zone)
     assert far.copies[0].zone == found.copies[1].zone
     assert "in another zone than the reader" in far.copies[1].why
