@@ -83,4 +83,15 @@ class Heartbeats:
     def age_s(self, node_id: int, now_s: float) -> float | None:
         """Time since the node spoke here; None: not since this process started."""
         beat = self._nodes.get(node_id)
-        return None if beat is None else now_s - beat.seen_s
+        return None if beat is None else max(0.0, now_s - beat.seen_s)
+
+    def silent(self, epochs: Mapping[int, int], silent_s: float, now_s: float) -> dict[int, float]:
+        """Nodes that spoke here in the epoch that they are in (`epochs`), and not for `silent_s`; since how long.
+
+        A session that was never heard here is not silent: this process, or the session, may have just begun.
+        """
+        return {
+            node_id: now_s - beat.seen_s
+            for node_id, beat in self._nodes.items()
+            if epochs.get(node_id) == beat.epoch and now_s - beat.seen_s > silent_s
+        }

@@ -76,9 +76,9 @@ class Overview:
         Everything acked before the call is in the answer: memory catches up with etcd first, and the open extents
         are read after that.
         """
-        current = await self._is_current()
+        answers, current = await self._etcd_and_memory()
         facts = await self.gather(0.0)
-        return status.build(self._view, facts if current else replace(facts, current=False))
+        return status.build(self._view, replace(facts, current=current, catalog_down=not (answers and facts.sampled)))
 
     async def status_lately(self, max_age_s: float) -> StatusReply:
         """The same from memory alone, at most this old: for whoever asks all the time."""
@@ -160,20 +160,27 @@ class Overview:
         Raises:
             Unavailable: not in time. CatalogDown: etcd does not answer.
         """
-        revision = (await self._catalog.etcd.range(keys.CLOCK, keys.CLOCK + b"\0")).revision
+        revision = await self._revision()
         await self._catalog.wait_for(lambda view: view.revision >= revision, timeout_s)
 
-    async def _is_current(self) -> bool:
-        """Whether memory has caught up with what was committed before the call. Bounded."""
-        if self._view.leader is None:
-            return False  # nobody moves the clock, and without a leader nothing is green anyway
+    async def _etcd_and_memory(self) -> tuple[bool, bool]:
+        """Whether etcd answers, and whether memory has caught up with what was committed before the call. Bounded."""
+        answers = False
         try:
             async with asyncio.timeout(_CURRENT_S):
-                await self.caught_up(_CURRENT_S)
+                revision = await self._revision()
+                answers = True
+                if self._view.leader is None:
+                    return True, False  # nobody moves the clock, and without a leader nothing is green anyway
+                await self._catalog.wait_for(lambda view: view.revision >= revision, _CURRENT_S)
         except (CopypoolError, TimeoutError) as error:
             log.info("status from memory that may lag: %s", error)
-            return False
-        return True
+            return answers, False
+        return True, True
+
+    async def _revision(self) -> int:
+        """Etcd's revision now. Raises `CatalogDown`."""
+        return (await self._catalog.etcd.range(keys.CLOCK, keys.CLOCK + b"\0")).revision
 
     async def gather(self, max_age_s: float) -> StatusFacts:
         """The facts as of at most `max_age_s` before the call; calls that wait for one another share them."""
@@ -196,7 +203,7 @@ class Overview:
                 policy=self._policy,
                 now_ms=now_ms,
                 now_s=began_s,
-                heard_age_s=began_s - self._catalog.heard_s,
+                heard_age_s=max(0.0, began_s - self._catalog.heard_s),
                 sampled=sampled,
                 brake=brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms),
                 coordinator=self._name,
@@ -215,11 +222,12 @@ class Overview:
             return self._sample.rows, False
 
     async def _size(self) -> int:
-        """Size of etcd's database: the largest member's."""
+        """Size of etcd's database: the largest member's; as of when a member last told it."""
         if time.monotonic() >= self._size_until_s:
             self._size_until_s = time.monotonic() + _SIZE_S
             with contextlib.suppress(TimeoutError):  # a member that hangs must not hold up the answer
                 async with asyncio.timeout(_SIZE_TIMEOUT_S):
                     members = await self._catalog.etcd.status()
-                    self._catalog_bytes = max((each.db_size_bytes for each in members), default=0)
+                    told = [each.db_size_bytes for each in members if not each.error]
+                    self._catalog_bytes = max(told, default=self._catalog_bytes)
         return self._catalog_bytes

@@ -23,6 +23,7 @@ FLOOR_BYTES = 16 * 1024 * 1024
 #: A queue this long halves a volume's weight.
 _QUEUE_HALF_BYTES = 16 * 1024 * 1024
 LEASES_MAX = 8
+_NAMES_MAX = 5  #: of nodes in one message
 
 
 class Option(NamedTuple):
@@ -59,13 +60,26 @@ def choose_leases(
     options = _weighted(((volume, load) for volume, load in usable if load.report.free_bytes >= floor), seed)
     if not options:
         name = view.pools_by_id[pool].name if pool in view.pools_by_id else str(pool)
+        missed = _away_text(view, pool)
         if usable:
-            raise NoSpace(f"no volume of the pool {name!r} has room for {size_bytes} bytes: add volumes or free space")
+            raise NoSpace(
+                f"no volume of the pool {name!r} has room for {size_bytes} bytes{missed}: add volumes or free space"
+            )
         if _usable(view, loads, pool):
             raise no_twin(view, extent_class)
-        raise Unavailable(f"no volume of the pool {name!r} can be written to now: see `copypool volumes`")
+        raise Unavailable(f"no volume of the pool {name!r} can be written to now{missed}: see `copypool volumes`")
     options.sort(key=lambda option: -option.key)
     return _spread([option.volume for option in options], avoid_nodes)[:count]
+
+
+def _away_text(view: ClusterView, pool: int) -> str:
+    """Which nodes with volumes of the pool are away, for who wonders why there is no room; "" when none is."""
+    nodes = {volume.row.node for volume in view.volumes.values() if volume.row.pool == pool and volume.row.node}
+    names = sorted(view.nodes_by_id[node].name for node in nodes if node in view.nodes_by_id and not view.node_up(node))
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+    return f" ({', '.join(names[:_NAMES_MAX])}{more} away)"
 
 
 def choose_destination(extent: ExtentRow, pool: int, view: ClusterView, loads: Loads, seed: int = 0) -> int | None:

@@ -31,7 +31,9 @@ def lines(status: StatusReply, namespace_ids: Mapping[str, int]) -> list[str]:
         ("copypool_files", "Files stored, as of the last flush of the counters.", status.files),
         ("copypool_stored_bytes", "Bytes of files stored, as of the same.", status.bytes),
         ("copypool_brake", "1: re-replication is held.", float(bool(status.brake))),
-        ("copypool_nodes_away", "Nodes without a session.", sum(node.state != "up" for node in status.nodes)),
+        ("copypool_nodes_away", "Nodes without a session.", sum(node.state == "away" for node in status.nodes)),
+        ("copypool_nodes_silent", "Nodes not heard lately.", sum(node.state == "silent" for node in status.nodes)),
+        ("copypool_catalog_down", "1: etcd does not answer.", float(status.catalog_down)),
     )
     for name, text, value in plain:
         found += _gauge(name, text, [("", float(value))])

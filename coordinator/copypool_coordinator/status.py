@@ -40,6 +40,8 @@ CLOCK_MAX_MS = 15_000
 PASS_MAX_MS = 60_000
 #: The leader writes its clock every second: an older view may not know the newest rows.
 HEARD_MAX_S = 3.0
+#: A node sends five heartbeats in the life of a session; three missed ones are shown before the session ends.
+SILENT_SHARE = 3 / 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class StatusFacts:
     opened: Mapping[int, OpenRow] = field(default_factory=dict)  #: the open extents' commit rows
     scrub: ScrubProgress | None = None
     current: bool = True  #: memory shows everything that was committed before the question
+    catalog_down: bool = False  #: etcd does not answer
 
 
 def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
@@ -87,6 +90,7 @@ def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
         coordinator=facts.coordinator,
         brake=facts.brake,
         catalog_bytes=facts.catalog_bytes,
+        catalog_down=facts.catalog_down,
         pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
         namespaces=rpo.by_namespace(view, facts.marks, facts.opened, facts.now_ms),
         warnings=exposure.warnings(view, facts.places),
@@ -112,6 +116,12 @@ def _young_bytes(view: ClusterView, facts: StatusFacts) -> int:
 def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
     """Why what follows may not be the whole truth."""
     reasons = []
+    if facts.catalog_down:
+        reasons.append(
+            "etcd does not answer (catalog_down): lookups by name and writes fail until it does; all that "
+            f"{facts.coordinator} shows is from its memory, {facts.heard_age_s:.0f} s old"
+        )
+        return [*reasons, *_reasons_of_the_nodes(view, facts)]
     if facts.heard_age_s > HEARD_MAX_S:
         reasons.append(
             f"{facts.coordinator} has not heard from etcd for {facts.heard_age_s:.0f} s: what it shows may be old"
@@ -125,7 +135,25 @@ def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
         reasons.append("etcd did not tell how long the open extents are: their newest bytes are not counted")
     if facts.pending:
         reasons.append(f"{facts.pending} changed extents were not looked at yet")
-    return reasons
+    return [*reasons, *_reasons_of_the_nodes(view, facts)]
+
+
+def _reasons_of_the_nodes(view: ClusterView, facts: StatusFacts) -> list[str]:
+    """Nodes that may be dead: their bytes count as long as their sessions live, but green would be a guess."""
+    silent = _silent(view, facts)
+    if not silent:
+        return []
+    longest_s = max(silent.values())
+    if len(silent) == len(view.sessions) > 1:
+        return [f"{facts.coordinator} has heard no node for {min(silent.values()):.0f} s: it may be cut off from them"]
+    names = sorted(view.nodes_by_id[node].name for node in silent if node in view.nodes_by_id)
+    return [f"{_names(names)} silent for {longest_s:.0f} s: away when the session ends without a word"]
+
+
+def _silent(view: ClusterView, facts: StatusFacts) -> dict[int, float]:
+    """Nodes whose sessions live but who were not heard here for three heartbeats; since how many seconds."""
+    epochs = {node: session.mod_revision for node, session in view.sessions.items()}
+    return facts.heartbeats.silent(epochs, SILENT_SHARE * facts.policy.session_ttl_ms / 1000, facts.now_s)
 
 
 def _reasons_of_the_leader(view: ClusterView, facts: StatusFacts) -> list[str]:
@@ -287,6 +315,7 @@ def _stuck_reason(view: ClusterView, facts: StatusFacts, pool: int) -> str:
 def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
     """Every node, by name."""
     loads = facts.heartbeats.loads(facts.now_s)
+    silent = _silent(view, facts)
     found = []
     for name, node in sorted(view.nodes.items()):
         row = node.row
@@ -298,7 +327,7 @@ def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
             NodeInfo(
                 name=name,
                 id=row.id,
-                state="up" if session is not None else "away",
+                state="away" if session is None else "silent" if row.id in silent else "up",
                 zone=row.zone,
                 host=row.host,
                 url=session.row.url if session is not None else row.url,

@@ -70,10 +70,23 @@ def test_a_full_volume_is_not_chosen_and_a_full_pool_is_no_space() -> None:
     little.beat(1, {11: report(11, free=FLOOR_BYTES + 999)})
     assert leases(little, size_bytes=1000) == [21]
     little.beat(2, {21: report(21, free=0)})
-    with pytest.raises(NoSpace):
+    with pytest.raises(NoSpace) as full:
         leases(little, size_bytes=1000)
+    assert "away" not in full.value.message
     # A full volume can still delete.
     assert sorted(leases(little, for_delete=True)) == [11, 21]
+
+
+def test_no_room_names_the_nodes_that_are_away() -> None:
+    little = cluster({11: (1, PRIMARY), 21: (2, PRIMARY), 31: (3, COPY)})
+    little.beat(1, {11: report(11, free=0)})
+    little.node_down(2)
+    little.node_down(3)
+    with pytest.raises(NoSpace, match=r"room for 1000 bytes \(node2 away\)"):
+        leases(little, size_bytes=1000)
+    little.node_down(1)
+    with pytest.raises(Unavailable, match=r"\(node1, node2 away\)"):
+        leases(little, size_bytes=1000)
 
 
 def test_volumes_that_take_no_bytes_are_not_chosen() -> None:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
+from copypool.protocol.internal import HeartbeatRequest
 from copypool_coordinator import keys, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
@@ -228,6 +229,69 @@ async def test_the_brake_is_a_reason() -> None:
 )
 async def test_what_is_not_known_is_not_green(changes: dict[str, object], words: str) -> None:
     assert words in only(await Seen(ToyCluster()).status(**changes))
+
+
+def heard(cluster: ToyCluster, ages_s: dict[int, float]) -> Heartbeats:
+    """Heartbeats of these nodes, in the epochs that they are in, so many seconds ago."""
+    beats = Heartbeats()
+    for node, age_s in ages_s.items():
+        epoch = cluster.view.sessions[node].mod_revision
+        beats.note(HeartbeatRequest(node, epoch, 0, []), cluster.now_ms / 1000 - age_s)
+    return beats
+
+
+async def test_a_node_that_is_silent_for_three_heartbeats_is_not_green_before_its_session_ends() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    fresh = {2: 0.5, 3: 1.0, 4: 2.9}
+    assert (await seen.status(heartbeats=heard(seen.cluster, {1: 8.9, **fresh}))).healthy
+    reply = await seen.status(heartbeats=heard(seen.cluster, {1: 9.1, **fresh}))
+    assert only(reply) == "node1 silent for 9 s: away when the session ends without a word"
+    assert [node.state for node in reply.nodes] == ["silent", "up", "up", "up"]
+    assert "node1 is silent: last heard 9.1 s ago" in status_text(reply)
+    assert "3 of 4 up" in status_text(reply)
+
+
+async def test_a_coordinator_that_has_just_begun_knows_no_heartbeats_and_calls_nobody_silent() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    reply = await seen.status(heartbeats=heard(seen.cluster, {2: 0.5}))
+    assert reply.healthy
+    assert [node.heartbeat_age_s for node in reply.nodes] == [None, 0.5, None, None]
+
+
+async def test_a_node_that_has_just_registered_anew_is_not_silent() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    beats = heard(seen.cluster, {1: 60.0, 2: 0.5})
+    seen.cluster.up(1)
+    assert (await seen.status(heartbeats=beats)).healthy
+
+
+async def test_a_coordinator_that_hears_nobody_blames_itself() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    reply = await seen.status(heartbeats=heard(seen.cluster, dict.fromkeys(range(1, 5), 20.0)))
+    assert only(reply) == "coordinator2 has heard no node for 20 s: it may be cut off from them"
+
+
+async def test_a_heartbeat_that_came_while_the_answer_was_made_has_no_negative_age() -> None:
+    seen = Seen(ToyCluster())
+    reply = await seen.status(heartbeats=heard(seen.cluster, {1: -0.2}))
+    assert reply.nodes[0].heartbeat_age_s == 0.0
+
+
+async def test_without_etcd_the_first_line_says_so() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    reply = await seen.status(catalog_down=True, current=False, sampled=False, heard_age_s=42.0)
+    assert reply.catalog_down
+    assert only(reply).startswith("etcd does not answer (catalog_down)")
+    text = status_text(reply)
+    assert text.startswith("NOT OK: etcd does not answer (catalog_down)")
+    assert "42 s old" in text
+    assert "catalog does not answer" in text
+    assert "4 of 4 up when etcd was last heard" in text
 
 
 async def test_no_leader_is_not_green() -> None:

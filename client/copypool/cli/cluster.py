@@ -21,7 +21,11 @@ NOT_HEALTHY = 3  #: exit code of `status`
 
 @click.command(cls=Verb)
 def status() -> None:
-    """Is everything where policy says? The first line answers. Exit code 0: yes; 3: no."""
+    """Is everything where policy says? The first line answers. Exit code 0: yes; 3: no, or not known.
+
+    While etcd is away the answer is a no from memory: `catalog_down` in --json, exit code 3. Exit code 7: no
+    coordinator answers.
+    """
 
     async def work(client: Client) -> bool:
         found = await client.status()

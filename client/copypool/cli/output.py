@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from copypool.protocol.api import StatReply, StatusReply
+from copypool.protocol.api import NodeInfo, StatReply, StatusReply
 from copypool.protocol.protection import NamespaceProtection, PoolProtection
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def status_text(status: StatusReply) -> str:
     debt = f"{readable_bytes(status.debt_bytes)} in {status.debt_extents} extents, oldest "
     unread = f"{readable_bytes(status.unverified_bytes)} not read back yet"
     below = f"{status.under_protected_extents} extents below policy, {status.damaged_locations} damaged locations"
+    catalog = "does not answer" if status.catalog_down else readable_bytes(status.catalog_bytes)
     leader = f"{status.leader or 'none'} (answered by {status.coordinator})"
     lines += [
         "",
@@ -87,7 +88,7 @@ def status_text(status: StatusReply) -> str:
         f"copy debt   {debt}{readable_age(status.debt_oldest_s)}",
         f"protection  {below}, {unread}",
         f"files gone  {status.unavailable_files} unavailable, {status.lost_files} lost",
-        f"leader      {leader}, catalog {readable_bytes(status.catalog_bytes)}",
+        f"leader      {leader}, catalog {catalog}",
     ]
     if status.scrub is not None and status.scrub.oldest_s:
         speed = f"{readable_bytes(int(status.scrub.bytes_per_s))}/s lately"
@@ -104,10 +105,9 @@ def status_text(status: StatusReply) -> str:
     if status.brake:
         lines.append(f"brake       {status.brake}")
     away = [node for node in status.nodes if node.state != "up"]
-    lines.append(f"nodes       {len(status.nodes) - len(away)} of {len(status.nodes)} up")
-    lines += [
-        f"            {node.name} is away since {readable_time(node.away_since_unix_s)}" for node in away[:_NODES_MAX]
-    ]
+    known = " when etcd was last heard" if status.catalog_down else ""
+    lines.append(f"nodes       {len(status.nodes) - len(away)} of {len(status.nodes)} up{known}")
+    lines += [f"            {_absence(node)}" for node in away[:_NODES_MAX]]
     if len(away) > _NODES_MAX:
         lines.append(f"            and {len(away) - _NODES_MAX} more (copypool nodes)")
     lines += [
@@ -116,6 +116,12 @@ def status_text(status: StatusReply) -> str:
         if node.maintenance_until_unix_s is not None
     ]
     return "\n".join(lines)
+
+
+def _absence(node: NodeInfo) -> str:
+    if node.state == "silent":
+        return f"{node.name} is silent: last heard {readable_age(node.heartbeat_age_s or 0.0)} ago"
+    return f"{node.name} is away since {readable_time(node.away_since_unix_s)}"
 
 
 def _owed(debt: PoolProtection | NamespaceProtection) -> str:

@@ -334,7 +334,8 @@ class Empty(msgspec.Struct):
 class NodeInfo(msgspec.Struct):
     name: str
     id: int
-    state: Literal["up", "away"]  #: `up`: its session lives
+    #: `up`: its session lives; `silent`: it lives still, but the node has missed three heartbeats at who answers
+    state: Literal["up", "away", "silent"]
     zone: str
     host: str
     url: str
@@ -343,7 +344,7 @@ class NodeInfo(msgspec.Struct):
     volumes: int
     free_bytes: int
     total_bytes: int
-    heartbeat_age_s: float | None  #: as seen by the coordinator that answers
+    heartbeat_age_s: float | None  #: as seen by the coordinator that answers; None: not heard since that started
     maintenance_until_unix_s: float | None = None  #: announced absence: what it holds is not rebuilt until then
 
 
@@ -424,6 +425,7 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     namespaces: list[NamespaceProtection] = []  #: those in the token's scope
     warnings: list[str] = []  #: what this cluster could not protect against, though all is where policy says
     scrub: ScrubProgress | None = None
+    catalog_down: bool = False  #: etcd does not answer: everything here is from memory, as of when it was last heard
 
 
 class EventsRequest(msgspec.Struct, omit_defaults=True):
