@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from copypool.protocol.api import ANY_VERSION
 from copypool.protocol.digests import digest_of
-from copypool.protocol.errors import Fenced, Forbidden, Invalid, OutcomeUnknown, Unavailable
-from copypool.protocol.internal import Claim, CommitEntry, OpenExtentRequest, Refusal
+from copypool.protocol.errors import Fenced, Forbidden, Invalid, OutcomeUnknown
+from copypool.protocol.internal import CommitEntry, OpenExtentRequest, Refusal
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import delete
@@ -113,19 +113,6 @@ async def test_a2_the_new_epoch_cannot_append_to_the_old_epochs_extent(world: Wo
     await world.register(node)
     with pytest.raises(Fenced):
         await world.catalog.commit(writer.request(writer.put("a")), allowed)
-
-
-async def test_a2_bytes_on_a_fenced_twin_are_not_claimed(world: World) -> None:
-    node, twin = await world.node("n1"), await world.node("n2")
-    writer = await world.writer(node)
-    claim = Claim(twin.node_id, twin.epoch, twin.volume)
-    request = writer.request(writer.put("a"), claims=[claim])
-    await world.register(twin)
-    with pytest.raises(Unavailable) as caught:
-        await world.catalog.commit(request, allowed)
-    assert caught.value.details == {"claim": twin.node_id}
-    request.claims = []
-    assert (await world.catalog.commit(request, allowed)).results[0].outcome == "committed"
 
 
 async def test_a5_the_order_of_versions_is_the_order_of_commits(world: World) -> None:

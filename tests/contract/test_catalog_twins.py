@@ -123,7 +123,7 @@ async def test_a_twin_that_never_got_a_group_claims_nothing(world: World) -> Non
     assert (location.state, location.length) == ("copying", 0)
 
 
-async def test_a_stale_twin_fails_the_commit_and_without_it_the_same_group_lands(world: World) -> None:
+async def test_a2_a_stale_twin_fails_the_commit_and_without_it_the_same_group_lands(world: World) -> None:
     pair = await paired(world)
     await pair.commit("a")
     stale = pair.claim()
