@@ -138,19 +138,23 @@ class Performer:
         row = await self._catalog.policies.set_volume_access(name, "readonly", why, self._guard)
         if row.access_reason == why:
             node = self._node(row.node)
-            self._chronicle.record("VolumeReadonly", f"it refused a write: {why}", volume=name, node=node)
+            self._chronicle.record("VolumeReadonly", f"{name} on {node} refused a write: {why}", volume=name, node=node)
 
     async def _seal(self, action: SealExtent) -> None:
         extent = action.extent
         reply = await self._catalog.seal(extent, leader=self._guard, fencing=action.fencing)
         await self._shown(lambda view: extent not in view.extents or not view.extents[extent].row.open)
-        row = self._view.extents[extent].row
+        entry = self._view.extents.get(extent)
+        if entry is None:
+            return
+        row = entry.row
+        volume, node = self._volume(row.writer_volume), self._node(row.writer_node)
         self._chronicle.record(
             "ExtentSealed",
-            f"sealed at {reply.length} bytes: {action.why}",
+            f"extent {extent}, written to {volume} on {node}, is sealed at {reply.length} bytes: {action.why}",
             extent=extent,
-            volume=self._volume(row.writer_volume),
-            node=self._node(row.writer_node),
+            volume=volume,
+            node=node,
         )
         await self._tell_sealed(row.writer_node, row.writer_volume, reply)
 
@@ -232,11 +236,13 @@ class Performer:
         if not began:
             return
         if action.forced:
+            volume = self._volume(key.volume)
             self._chronicle.record(
                 "LocationForcedOut",
-                f"generation {key.generation}, perhaps the last one, goes by an operator's word",
+                f"the location of extent {key.extent} on {volume} (generation {key.generation}), perhaps the last one, "
+                "goes by an operator's word",
                 extent=key.extent,
-                volume=self._volume(key.volume),
+                volume=volume,
             )
         await self._shown(lambda view: (each := self._location(key)) is None or each.state == "dropping")
 
@@ -247,12 +253,14 @@ class Performer:
         if not reply.gone:
             raise CopypoolError(f"node {self._node(action.node)} did not delete extent {key.extent}")
         await self._catalog.finish_drop(key.extent, key.volume, key.generation, self._guard)
+        volume, node = self._volume(key.volume), self._node(action.node)
         self._chronicle.record(
             "LocationDropped",
-            f"generation {key.generation} was not needed any more and is deleted",
+            f"the location of extent {key.extent} on {volume} of {node} (generation {key.generation}) was not needed "
+            "any more and is deleted",
             extent=key.extent,
-            volume=self._volume(key.volume),
-            node=self._node(action.node),
+            volume=volume,
+            node=node,
         )
         await self._shown(lambda view: self._location(key) is None)
 

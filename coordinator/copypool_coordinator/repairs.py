@@ -48,7 +48,8 @@ class Repairs:
         _bound(self._damaged)
         self._damaged[key] = self._chronicle.record(
             DAMAGED,
-            f"generation {key.generation} is {location.state}: {location.evidence or 'no evidence given'}",
+            f"the location of extent {key.extent} on {volume} of {node} (generation {key.generation}) is "
+            f"{location.state}: {location.evidence or 'no evidence given'}",
             extent=key.extent,
             volume=volume,
             node=node,

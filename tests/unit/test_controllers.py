@@ -386,6 +386,8 @@ def test_a_damaged_primary_is_replaced_at_once_then_dropped() -> None:
     assert satisfied(cluster)
     assert cluster.location(E, 2).state == "good"
     assert cluster.location(E, 1).state == "dropping"
+    (reserve,) = [action for action in cluster.history if isinstance(action, Reserve)]
+    assert reserve.why == "its location on volume1 is damaged"
 
 
 def test_the_only_damaged_primary_is_replaced_beside_itself() -> None:
@@ -417,7 +419,9 @@ def test_a_copy_that_stands_still_is_begun_elsewhere() -> None:
         cluster.wait(cluster.policy.repeat_ms)
     cluster.settle()
     assert cluster.location(E, 4).length == MIB
-    assert [action.volume for action in cluster.history if isinstance(action, Reserve)] == [3, 4]
+    reserves = [action for action in cluster.history if isinstance(action, Reserve)]
+    assert [action.volume for action in reserves] == [3, 4]
+    assert reserves[1].why == "the one begun on volume3 stands still"
 
 
 def test_a_copy_that_stood_still_for_hours_because_there_was_nothing_to_copy_is_gone_on_with() -> None:

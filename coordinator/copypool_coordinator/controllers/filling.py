@@ -121,17 +121,17 @@ def _reserve(
         return []
     cause = None if damaged is None else LocationKey(extent, damaged[0].volume, damaged[0].generation)
     if damaged is not None:
-        why = f"its location there is {damaged[0].state}"
+        why = f"its location on {damaged[1].name} is {damaged[0].state}"
     elif here:
         place = here[0][1]
         if place.destroyed:
-            why = "its volume was destroyed"
+            why = f"{place.name}, where it was, was destroyed"
         elif pool.full:
-            why = "it is to go off its volume"
+            why = f"it is to go off {place.name}"
         else:
-            why = "the one begun there stands still" if place.up else "its node is away"
+            why = f"the one begun on {place.name} stands still" if place.up else f"{place.name}, where it is, is away"
     else:
-        why = "it has no location there yet"
+        why = "it has no location in this pool yet"
     return [Reserve(extent, volume, pool.pool, repair=pool.primary or bool(here), why=why, cause=cause)]
 
 
