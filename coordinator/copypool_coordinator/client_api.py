@@ -231,10 +231,7 @@ class ClientApi:
     # -- overview ----------------------------------------------------------------------------------
     async def _status(self, principal: Principal, _: api.Empty) -> api.StatusReply:
         principal.require(Role.reader)
-        found = await self._overview.status()
-        if principal.namespace:
-            found.namespaces = [each for each in found.namespaces if each.namespace == principal.namespace]
-        return found
+        return await self._overview.status(principal.namespace)
 
     async def _copied(self, principal: Principal, body: api.WaitCopied) -> api.CopiedReply:
         principal.require(Role.reader, body.namespace or None)

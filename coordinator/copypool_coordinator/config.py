@@ -25,6 +25,7 @@ TOKEN_MIN_CHARACTERS = 24
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[int, msgspec.Meta(ge=1)]
+BytesPerSecond = Annotated[int, msgspec.Meta(ge=1024)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -93,6 +94,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15
     grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600  #: how long a node may be away before its bytes are rebuilt
     scrub_period_s: Seconds = 14 * 24 * 3600  #: every location is read back once in this time
+    scrub_floor_bytes_s: BytesPerSecond = 1024 * 1024  #: per volume: as fast at least, while something is due
+    scrub_ceiling_bytes_s: BytesPerSecond = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
     shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM
     allow_unsound_etcd: bool = False  #: start on an etcd version that is known to lose data
     bootstrap: BootstrapSection = BootstrapSection()
@@ -184,6 +187,8 @@ def _check(config: Config) -> None:
         raise ConfigError(exc.message) from exc
     if config.bootstrap.primary_pool == config.bootstrap.copy_pool:
         raise ConfigError("bootstrap.primary_pool and bootstrap.copy_pool are the same name")
+    if config.scrub_floor_bytes_s > config.scrub_ceiling_bytes_s:
+        raise ConfigError("scrub_floor_bytes_s is above scrub_ceiling_bytes_s")
     if bool(config.etcd.cert_file) != bool(config.etcd.key_file):
         raise ConfigError("etcd.cert_file and etcd.key_file go together")
     if config.etcd.cert_file and not config.etcd.ca_file:

@@ -33,17 +33,6 @@ def warnings(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
     nodes = {place.node for place in places.values() if not place.destroyed}
     if len(nodes) == 1:
         found.append(f"{_node(view, next(iter(nodes)))} is the only node with volumes: its loss is the loss of all")
-    copyless = [
-        name
-        for name, namespace in sorted(view.namespaces.items())
-        if namespace.row.state == "live"
-        and (known := view.classes.get(namespace.row.class_id)) is not None
-        and not known.row.copy_pools
-    ]
-    if copyless:
-        found.append(
-            f"by policy namespace {_named(copyless)} has no copy pool: each byte is on one volume and lost with it"
-        )
     for level in ("host", "zone"):
         where = {
             getattr(view.nodes_by_id[node].row, level) or f"node {node}" for node in nodes if node in view.nodes_by_id
@@ -58,6 +47,24 @@ def warnings(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
                 "bytes have no copy there"
             )
     return found
+
+
+def copyless(view: ClusterView, only: str = "") -> list[str]:
+    """Namespaces whose policy wants no copies (or one of them), as a sentence; none: nothing to say.
+
+    Apart from the other warnings, because a token that is limited to a namespace must not learn of others.
+    """
+    names = [
+        name
+        for name, namespace in sorted(view.namespaces.items())
+        if namespace.row.state == "live"
+        and only in ("", name)
+        and (known := view.classes.get(namespace.row.class_id)) is not None
+        and not known.row.copy_pools
+    ]
+    if not names:
+        return []
+    return [f"by policy namespace {_named(names)} has no copy pool: each byte is on one volume and lost with it"]
 
 
 def _classes_in_use(view: ClusterView) -> set[int]:

@@ -70,7 +70,7 @@ class Overview:
         self._catalog_bytes = 0
         self._size_until_s = 0.0
 
-    async def status(self) -> StatusReply:
+    async def status(self, namespace: str = "") -> StatusReply:
         """Is everything where policy says? Never older than the call; says so itself when it cannot know.
 
         Everything acked before the call is in the answer: memory catches up with etcd first, and the open extents
@@ -78,7 +78,8 @@ class Overview:
         """
         answers, current = await self._etcd_and_memory()
         facts = await self.gather(0.0)
-        return status.build(self._view, replace(facts, current=current, catalog_down=not (answers and facts.sampled)))
+        facts = replace(facts, current=current, catalog_down=not (answers and facts.sampled))
+        return status.build(self._view, facts, namespace)
 
     async def status_lately(self, max_age_s: float) -> StatusReply:
         """The same from memory alone, at most this old: for whoever asks all the time."""

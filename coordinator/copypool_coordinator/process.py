@@ -205,6 +205,8 @@ class Coordinator:
             session_ttl_ms=config.session_ttl_s * 1000,
             grace_ms=config.grace_s * 1000,
             scrub_period_ms=config.scrub_period_s * 1000,
+            scrub_floor_bytes_per_s=config.scrub_floor_bytes_s,
+            scrub_bytes_per_s=config.scrub_ceiling_bytes_s,
         )
         duties = Duties(catalog, link, mint, heartbeats, reports, policy, name=config.name, url=self.url)
         clients = ClientApi(

@@ -66,8 +66,8 @@ class StatusFacts:
     catalog_down: bool = False  #: etcd does not answer
 
 
-def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
-    """The whole answer."""
+def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusReply:
+    """The whole answer; with `namespace` it names no other one, for callers that must not learn of them."""
     marks = facts.marks.values()
     debts = [mark for mark in marks if mark.debt]
     counters = list(view.counters.values())
@@ -92,8 +92,12 @@ def build(view: ClusterView, facts: StatusFacts) -> StatusReply:
         catalog_bytes=facts.catalog_bytes,
         catalog_down=facts.catalog_down,
         pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
-        namespaces=rpo.by_namespace(view, facts.marks, facts.opened, facts.now_ms),
-        warnings=exposure.warnings(view, facts.places),
+        namespaces=[
+            each
+            for each in rpo.by_namespace(view, facts.marks, facts.opened, facts.now_ms)
+            if namespace in ("", each.namespace)
+        ],
+        warnings=[*exposure.copyless(view, namespace), *exposure.warnings(view, facts.places)],
         scrub=facts.scrub,
     )
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]

@@ -137,8 +137,16 @@ async def test_a_scoped_token_sees_its_own_files_and_no_more(coordinator: Runnin
     for verb, body, code in refused:
         status, reply = await coordinator.rpc(verb, body, token)
         assert status == code, (verb, body, reply)
+    status, reply = await coordinator.rpc("namespace_create", {"name": "secret", "copy_pools": []})
+    assert status == 200, reply
+
+    async def known() -> bool:
+        return "secret" in str((await coordinator.rpc("status", {}))[1]["warnings"])
+
+    await eventually(known, "an operator is warned of a namespace without copies")
     _, reply = await coordinator.rpc("status", {}, token)
     assert [each["namespace"] for each in reply["namespaces"]] == ["default"]
+    assert "secret" not in str(reply)
 
 
 async def test_nonsense_is_refused(coordinator: Running) -> None:

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from copypool_coordinator.controllers.actions import Verify
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.rows import FORMAT, ExtentRow, Location
 from copypool_coordinator.scrubbing import ScrubLedger, due_after_ms, pause_ms, rate_bytes_per_s
+from kit.toy_cluster import MIB, ToyCluster
 
-MIB = 1024 * 1024
 DAY_MS = 86_400_000
 
 
@@ -57,3 +58,19 @@ def test_the_ledger_shows_the_speed_and_counts_each_reading_once() -> None:
         ledger.note(1, extent(now_ms - 1_000, now_ms - 2_000), policy, now_ms)
     assert ledger.progress(policy, now_ms).bytes_per_s == 20 * MIB / 300
     assert ledger.progress(policy, now_ms + 600_000).bytes_per_s == 0
+
+
+def test_the_plan_paces_what_was_read_before_and_not_what_is_new() -> None:
+    cluster = ToyCluster()
+    cluster.open_extent(7, writer=1, length=MIB)
+    cluster.settle()
+    cluster.seal(7)
+    cluster.wait(cluster.policy.first_verify_delay_ms)
+    first = [action for action in cluster.plan() if isinstance(action, Verify)]
+    assert [action.pause_ms for action in first] == [0] * len(first) != []
+    cluster.settle()
+    cluster.wait(due_after_ms(cluster.policy) - 60_000)
+    assert not any(isinstance(action, Verify) for action in cluster.plan())
+    cluster.wait(120_000)
+    again = [action for action in cluster.plan() if isinstance(action, Verify)]
+    assert [action.pause_ms for action in again] == [1_000, 1_000], "1 MiB at the floor of 1 MiB/s, on two volumes"
