@@ -44,22 +44,41 @@ class LeaderGuard:
         return create_equals(self.key, self.create_revision)
 
 
+#: Further than this nobody's time is ahead of the leader's; less is the way that its row took.
+CLOCK_BACK_MS = 1_000
+
+
 def wall_ms() -> int:
     """The wall clock in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 class ClusterClock:
-    """Cluster time of this coordinator: the wall clock, never going backwards within the process."""
+    """Cluster time of this coordinator: that of the leader, as its clock row tells it; its own wall clock before.
+
+    So one coordinator with a wrong clock does not give nodes a time that the others refuse. The leader writes the
+    later one of cluster time and its own clock: a leader with a fast clock moves cluster time ahead, for all and for
+    good, and no leader moves it back.
+    """
 
     def __init__(self, wall: Callable[[], int] = wall_ms) -> None:
         self._wall = wall
         self._last = 0
+        self._ahead_ms = 0  #: of cluster time, to the wall clock
+
+    def heard(self, cluster_ms: int) -> None:
+        """The leader has written its clock row just now."""
+        self._ahead_ms = cluster_ms - self._wall()
+        self._last = min(self._last, cluster_ms + CLOCK_BACK_MS)
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
-        self._last = max(self._last, self._wall())
+        """Milliseconds since the epoch. Goes back only from a wrong own clock to the leader's."""
+        self._last = max(self._last, self._wall() + self._ahead_ms)
         return self._last
+
+    def to_write_ms(self) -> int:
+        """What a leader writes."""
+        return max(self.now_ms(), self._wall())
 
 
 class Core:
@@ -150,7 +169,10 @@ class Core:
         async with contextlib.aclosing(mirror) as events:
             with contextlib.suppress(CatalogDown):  # the client was closed under us
                 async for event in events:
+                    clock_ms = self.view.clock_ms
                     self.view.apply(event)
+                    if self.view.clock_ms != clock_ms and self.view.leader is not None:
+                        self.clock.heard(self.view.clock_ms)
                     self.heard_s = time.monotonic()
                     for future in self._waiting:
                         if not future.done():
