@@ -6,7 +6,7 @@ a process can neither lose count nor claim what is not so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from copypool_coordinator.controllers.filling import sources_for, without_volume
@@ -103,14 +103,26 @@ def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
                     whole = location.length >= entry.length and not is_empty(entry.length)
                     due = whole and location.verified_ms < row.created_ms
                 else:
-                    due = row.fix and is_bad(location, row.created_ms)
+                    due = row.fix and location.state != "dropping" and is_bad(location, row.created_ms)
                 if due:
                     yield Left(extent, committed, entry.records, volume)
 
 
 def is_bad(location: Location, since_ms: int) -> bool:
-    """Whether this location was found bad since then."""
-    return location.state in ("damaged", "missing") and location.changed_ms >= since_ms
+    """Whether this location is bad, or was and is on its way out, by what happened to it since then."""
+    known = location.state in ("damaged", "missing") or (location.state == "dropping" and location.evidence != "")
+    return known and location.changed_ms >= since_ms
+
+
+def bad_on(view: ClusterView, volumes: Sequence[int], since_ms: int = 0) -> list[tuple[int, int]]:
+    """(extent, generation) of every bad location on these volumes."""
+    return [
+        (extent, location.generation)
+        for volume in volumes
+        for extent in sorted(view.extents_by_volume.get(volume, ()))
+        for location in view.extents[extent].row.locations
+        if location.volume == volume and is_bad(location, since_ms)
+    ]
 
 
 def _not_whole(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> Iterator[Left]:

@@ -285,12 +285,13 @@ class ProcessRow(Row):
     lengths: list[tuple[int, int]] = []  #: backup: (extent, committed length) of those that were open
     extents: list[int] = []  #: restore of a namespace or prefix: those that its files are in
     moves: list[tuple[int, int]] = []  #: rebalance: (extent, volume it goes off) now under way
-    found: list[tuple[int, int]] = []  #: audit: (extent, generation) found bad, the first 1,000
+    found: list[tuple[int, int]] = []  #: audit: (extent, generation) found bad, the first 10,000
     found_total: int = 0
     budget: list[tuple[int, int]] = []  #: rebalance: (volume, bytes that are still to go off it)
     fix: bool = False  #: audit: not done before all that was found is mended
     stuck_since_ms: int = 0  #: since when nothing of what is left can go on; 0: something can
     cancelled_by: str = ""  #: an operator's word; the leader ends the process
+    known_bad: list[tuple[int, int]] = []  #: audit: (extent, generation) that were bad before it began
 
 
 class EventRow(Row):

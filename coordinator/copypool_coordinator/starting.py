@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from copypool.protocol.api import AccessMode
 from copypool.protocol.errors import Conflict, Invalid, NotFound
 from copypool.protocol.processes import SKIPPED_MAX, Preview, ProcessRequest, SkippedEntry, VolumeIntent
+from copypool_coordinator.controllers.processes import FOUND_MAX
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.protection import VolumeFacts
-from copypool_coordinator.remaining import Left, Obstacles, dies, left, sources
+from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, left, sources
 from copypool_coordinator.rows import FORMAT, OpenRow, ProcessRow
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> 
         return _delete(view, request, row)
     if request.verb == "backup":
         _backup(view, request, row)
+    elif request.verb == "audit":
+        row.known_bad = bad_on(view, row.volumes)[:FOUND_MAX]
     return Plan(row)
 
 

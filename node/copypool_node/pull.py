@@ -26,7 +26,7 @@ from copypool.protocol.errors import (
     Unavailable,
     from_response,
 )
-from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, PullCommand, PullSource
+from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, PullCommand, PullSource, VerifyReport
 from copypool.protocol.routes import CAPABILITY
 from copypool.protocol.stripes import FULL_STRIDE_BYTES
 from copypool_node.config import Limits
@@ -151,9 +151,10 @@ class Puller:
                 holding.length = min(holding.length, command.up_to)
             scanner = await self._scanner(key, file)
             holding.length = max(holding.length, scanner.verified_length)
+            had = holding.length
             await self._receive(holding, scanner, command)
             if command.sealed:
-                await self._finish_sealed(key, holding, scanner, command)
+                await self._finish_sealed(key, holding, scanner, command, had)
             else:
                 await self._report(holding, scanner.verified_length, scanner.records, finished=True, verified=False)
             return
@@ -310,8 +311,13 @@ class Puller:
         holding.length = scanner.verified_length
 
     # -- sealed extents -----------------------------------------------------------------------
-    async def _finish_sealed(self, key: Key, holding: Holding, scanner: Scanner, command: PullCommand) -> None:
-        """Read back, compare, write the footer, report: good and verified, or not claimed at all."""
+    async def _finish_sealed(
+        self, key: Key, holding: Holding, scanner: Scanner, command: PullCommand, had: int
+    ) -> None:
+        """Read back, compare, write the footer, report: good and verified, or not claimed at all.
+
+        What earlier pulls had brought here (`had` bytes) was claimed: if that went bad, it is damage, and is said.
+        """
         if scanner.verified_length != command.up_to:
             raise DigestMismatch(
                 f"extent {command.extent} goes on to {scanner.verified_length}, it was sealed at {command.up_to}"
@@ -322,8 +328,11 @@ class Puller:
         back = Scanner(command.extent)
         try:
             await holding.file.scan(command.up_to, direct=True, scanner=back)
-        except Corrupt:
-            await self._cut_back(key, holding, back)
+        except Corrupt as exc:
+            if back.verified_length < had:
+                await self._report_damage(key, holding, command, exc)
+            else:
+                await self._cut_back(key, holding, back)
             raise
         if back.verified_length != command.up_to or back.digest() != digest:
             await self._cut_back(key, holding, back)
@@ -333,6 +342,26 @@ class Puller:
         holding.length = command.up_to
         holding.sealed = True
         await self._report(holding, command.up_to, scanner.records, finished=True, verified=True)
+
+    async def _report_damage(self, key: Key, holding: Holding, command: PullCommand, found: Corrupt) -> None:
+        """The medium lost what it had kept. The file stays as it is: its other blocks may be needed."""
+        self._scanners.pop(key, None)
+        holding.damaged = True
+        self._metrics.damaged_extents += 1
+        session = self._session
+        report = VerifyReport(
+            session.node_id,
+            session.epoch,
+            command.extent,
+            holding.volume.id,
+            command.generation,
+            found.offset,
+            False,
+            b"",
+            found.what,
+            found.offset,
+        )
+        await session.link.call("verified", report, Done, deadline_s=REPORT_S)
 
     async def _cut_back(self, key: Key, holding: Holding, back: Scanner) -> None:
         """The medium did not keep what was written: go on from what it did keep, at the next command."""

@@ -151,6 +151,32 @@ async def test_an_open_extent_is_followed_and_finished_when_it_is_sealed(
         assert to.node.holdings.find(1, to.node.volumes[0]).sealed  # type: ignore[union-attr]
 
 
+async def test_a_copy_that_went_bad_before_the_seal_is_damage_and_says_so(
+    tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
+) -> None:
+    """It was claimed, so it is not made anew in silence: the mark comes first, and the other blocks stay."""
+    async with running_node(tmp_path, coordinator, name="n2", pool_type="copy") as to:
+        await eventually(lambda: 1 in to.node.session.peers, "the peers are known")
+        receipt = await source.put("a", os.urandom(200_000))
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        await eventually(lambda: len(reports(coordinator)) == 1, "the copy is there")
+        assert receipt.segment is not None
+        length = coordinator.extents[1].length
+        with to.extent_file(1).open("r+b") as opened:
+            opened.seek(receipt.segment.offset + 70_000)
+            opened.write(b"XXXX")
+        await source.node.volumes[0].lanes[1].stop("test")
+        coordinator.seal(1)
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        await eventually(lambda: len(coordinator.requests["verified"]) == 1, "the damage is reported")
+        (found,) = coordinator.requests["verified"]
+        assert isinstance(found, VerifyReport)
+        assert (found.good, found.missing, found.volume, found.generation) == (False, False, to.volume, 1)
+        assert 0 <= found.bad_offset < length
+        assert len(reports(coordinator)) == 1, "nothing more is claimed"
+        assert to.extent_file(1).stat().st_size >= length, "the file stays as it is"
+
+
 async def test_a_copy_is_never_cut_back_to_what_an_older_catalog_knows(
     tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
 ) -> None:

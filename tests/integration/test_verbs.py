@@ -98,9 +98,7 @@ async def test_an_audit_finds_every_flipped_extent_while_clients_read_and_write(
     volume, held = max(
         ((name, held) for name, held in volumes.items() if name in ("node4-a", "node5-a")), key=lambda it: len(it[1])
     )
-    # A first audit seals what is open, so that each of these extents is whole, read back and has a digest.
-    first = await client.operator.start(ProcessRequest("audit", volume=volume))
-    assert (await done(client, first.id)).found_damaged == 0
+    # Most of these extents are still open: the audit seals them, and what went bad before that counts as well.
     extents = dict(held.values())
     for extent, offset in extents.items():
         cluster.flip(volume.removesuffix("-a"), extent, offset + 70_000)

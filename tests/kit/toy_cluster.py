@@ -303,12 +303,7 @@ class ToyCluster:
             action.wanted or wanted_total(extent_class),
             self.memory.decided.get(key, self.now_ms),
         ):
-            new = locations.marked(row, location, "missing", "", self.now_ms)
-            dropping = locations.find(new, key.volume, key.generation)
-            assert dropping is not None
-            dropping.state = "dropping"
-            dropping.changed_ms = self.now_ms
-            self.put_extent(key.extent, new)
+            self.put_extent(key.extent, locations.dropping(row, location, self.now_ms))
 
     def perform_all(self, actions: Iterable[Action]) -> None:
         """One after the other."""

@@ -191,6 +191,18 @@ def test_an_audit_with_fix_waits_until_all_is_mended_and_keeps_every_last_copy()
     assert jobs.cluster.held(2) == LENGTH
 
 
+def test_what_was_bad_before_an_audit_is_not_its_find_and_what_is_mended_at_once_is() -> None:
+    jobs = cluster_with(extents=3)
+    jobs.cluster.mark(2, 1, "damaged")
+    jobs.cluster.wait(1000)
+    process = jobs.start(ProcessRequest("audit", volume="volume1"))
+    jobs.cluster.rotten = {(0, 1)}
+    jobs.cluster.settle(rounds=60)  # found, replaced and on its way out before the controller looks
+    assert {jobs.cluster.location(extent, 1).state for extent in (0, 2)} == {"dropping"}
+    jobs.run(process)
+    assert jobs.row(process).found == [(0, 1)]
+
+
 def test_an_audit_seals_what_is_open_and_reads_it_as_well() -> None:
     jobs = cluster_with(extents=1)
     jobs.cluster.open_extent(7, writer=1, length=LENGTH)

@@ -16,7 +16,7 @@ from copypool.protocol.processes import PROCESSES_MAX, SKIPPED_MAX
 from copypool_coordinator.controllers.actions import Action, SealExtent, TrimProcesses, WriteProcess
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
-from copypool_coordinator.remaining import Left, Obstacle, Obstacles, is_bad, left
+from copypool_coordinator.remaining import Left, Obstacle, Obstacles, bad_on, left
 from copypool_coordinator.rows import ProcessRow, Skipped
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Between two writes of a row whose process goes on; what is shown is counted when somebody asks.
 WRITE_MS = 10_000
-FOUND_MAX = 1_000
+FOUND_MAX = 10_000
 #: Extents that a rebalance moves at a time.
 MOVES_MAX = 32
 _TRIM_MAX = 100
@@ -160,17 +160,12 @@ def _seal(view: ClusterView, row: ProcessRow) -> list[Action]:
 
 
 def _note_found(view: ClusterView, row: ProcessRow) -> None:
-    known = set(row.found)
-    fresh = [
-        (extent, location.generation)
-        for volume in row.volumes
-        for extent in view.extents_by_volume.get(volume, ())
-        for location in view.extents[extent].row.locations
-        if location.volume == volume and is_bad(location, row.created_ms)
-    ]
-    new = [each for each in fresh if each not in known]
-    row.found_total += len(new)
-    row.found = [*row.found, *new][:FOUND_MAX]
+    known = set(row.known_bad)
+    bad = [each for each in bad_on(view, row.volumes, row.created_ms) if each not in known]
+    found = set(row.found)
+    row.found = [*row.found, *(each for each in bad if each not in found)][:FOUND_MAX]
+    # Beyond what one row holds, those that are there at one time are counted.
+    row.found_total = max(row.found_total, len(row.found), len(bad))
 
 
 def _rebalance(view: ClusterView, row: ProcessRow, items: Sequence[Left]) -> None:
