@@ -87,6 +87,8 @@ async def test_without_etcd_lookups_fail_fast_streams_go_on_and_everything_resum
         with pytest.raises(CatalogDown):
             await client.get(NAMESPACE, "down/small")
         assert time.monotonic() - started < 10  # the SDK waits out an election, no longer
+        shown = await cluster.cli("status")
+        assert (shown.code, b"catalog_down" in shown.out.splitlines()[0]) == (3, True), shown
 
         async for piece in pieces:
             received += piece

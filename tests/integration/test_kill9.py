@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from copypool import Client
-from kit.cluster import RealCluster, until
+from kit.cluster import QUICK, RealCluster, until
 from kit.workload import NAMESPACE, Writers, all_read_back, working
 
 
@@ -68,6 +68,12 @@ async def test_status_is_never_green_while_a_lost_primary_is_not_rebuilt(cluster
     await until(lambda: cluster.is_green(client), "status is green", within_s=60)
     node = stored.volumes[0].rpartition("-")[0]
     await cluster.kill(node)
+
+    async def silent() -> bool:
+        status = await client.status()
+        return not status.healthy and any(each.name == node and each.state == "silent" for each in status.nodes)
+
+    await until(silent, "the node is missed while its session still lives", within_s=QUICK.session_ttl_s + 2)
 
     async def missed() -> bool:
         status = await client.status()
