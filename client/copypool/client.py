@@ -284,10 +284,10 @@ class Client:
     ) -> int:
         """Fetch a file to a local name: complete, checked and fsync'd there when this returns, else untouched.
 
-        Returns the size in bytes.
+        Returns the size in bytes. `Invalid` when there is no folder for it.
         """
         reader = await self.open(namespace, path, version=version)
-        await download(reader, Path(local), durable=True, progress=progress)
+        await download(reader, Path(local), durable=True, make_folders=False, progress=progress)
         return reader.size
 
     async def get_tree(

@@ -21,15 +21,17 @@ class PartialFile:
         self._fd: int | None = None
         self._made = False  #: the temporary file is there
 
-    def open(self, *, in_folder: bool = False) -> None:
-        """Make the temporary file, and the folders above it unless they are known to be there (`in_folder`).
+    def open(self, *, make_folders: bool) -> None:
+        """Make the temporary file, and with `make_folders` the folders above it.
 
         `Invalid` when the place does not allow it.
         """
         try:
-            if not in_folder:
+            if make_folders:
                 self._target.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError as exc:
+            raise Invalid(f"there is no folder {os.fspath(self._target.parent)!r}: make it first") from exc
         except OSError as exc:
             raise Invalid(f"cannot write {os.fspath(self._target)!r}: {exc.strerror}") from exc
         self._made = True
@@ -86,7 +88,7 @@ def write_files(files: Sequence[tuple[Path, bytes]]) -> list[tuple[Path, Copypoo
         try:
             partial = PartialFile(target)
             try:
-                partial.open(in_folder=target.parent in folders)
+                partial.open(make_folders=target.parent not in folders)
                 folders.add(target.parent)
                 partial.write((data,))
                 partial.commit(durable=False)

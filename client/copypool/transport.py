@@ -177,6 +177,10 @@ class Transport:
         """Close every connection. Safe to repeat."""
         await self._session.close()
 
+    def _check_open(self) -> None:
+        if self._session.closed:
+            raise Invalid("the client is closed: make a new one")
+
     async def send(
         self,
         method: str,
@@ -191,6 +195,7 @@ class Transport:
         `answer_s` bounds the wait for the answer after the body was taken, and the stall while it is being sent or
         received. Raises the server's error for a status of 400 or above, `LinkFailed` when no whole answer came.
         """
+        self._check_open()
         size_s = len(data) / 4_000_000 if data is not None else 0.0
         try:
             async with (
@@ -212,6 +217,7 @@ class Transport:
 
         Raises the server's error for a status of 400 or above, `LinkFailed` when it does not answer.
         """
+        self._check_open()
         timeouts = self.timeouts
         try:
             async with asyncio.timeout(timeouts.connect_s + timeouts.first_byte_s):

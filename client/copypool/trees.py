@@ -103,11 +103,16 @@ def _next_chunk(files: Iterator[LocalFile], prefix: str) -> list[PathContent]:
     return chunk
 
 
-async def download(reader: FileReader, target: Path, *, durable: bool, progress: Progress | None) -> None:
-    """Write a file's bytes to `target`: complete, checked and (with `durable`) fsync'd, or not there at all."""
+async def download(
+    reader: FileReader, target: Path, *, durable: bool, make_folders: bool, progress: Progress | None
+) -> None:
+    """Write a file's bytes to `target`: complete, checked and (with `durable`) fsync'd, or not there at all.
+
+    `Invalid` without `make_folders` when there is no folder for it.
+    """
     partial = PartialFile(target)
     try:
-        await in_thread(partial.open)
+        await in_thread(partial.open, make_folders=make_folders)
         waiting: list[bytes] = []
         size_bytes = 0
         async with reader:
@@ -179,7 +184,7 @@ class TreeReader:
             try:
                 if entry.size > SMALL_MAX_BYTES:
                     reader = self._reader.open_entry(self._namespace, entry)
-                    await download(reader, place, durable=False, progress=self._progress)
+                    await download(reader, place, durable=False, make_folders=True, progress=self._progress)
                     self.result.files += 1
                     self.result.bytes += entry.size
                     continue

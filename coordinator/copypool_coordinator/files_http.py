@@ -45,6 +45,7 @@ from copypool.protocol.routes import (
     FIRST_SENT,
     FIRST_SENT_QUERY,
     MSGPACK,
+    NAMESPACE_QUERY,
     OCTETS,
     VERSION,
     WRITE_ID,
@@ -63,7 +64,7 @@ from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.routing import Place, end_of
-from copypool_coordinator.rows import FileFlag, NamespaceRow
+from copypool_coordinator.rows import FileFlag
 from copypool_coordinator.streaming import Reading
 
 PREFIX = "/v1/files/"
@@ -110,10 +111,10 @@ class FilesHttp:
             return await self._get(request, await self._locator.find(self._locator.namespace(namespace).id, path))
         if method == "PUT":
             principal.require(Role.writer, namespace, path)
-            return self._put(request, principal, self._locator.namespace(namespace), path)
+            return self._put(request, principal, namespace, path)
         if method == "DELETE":
             principal.require(Role.writer, namespace, path)
-            return await self._delete(request, principal, self._locator.namespace(namespace), path)
+            return await self._delete(request, principal, namespace, path)
         response = refuse(request, Invalid(f"{method} is not for files: GET, HEAD, PUT or DELETE"))
         response.set_status(405)
         response.headers["Allow"] = "GET, HEAD, PUT, DELETE"
@@ -212,7 +213,8 @@ class FilesHttp:
             self._streams -= 1
 
     # -- PUT and DELETE ----------------------------------------------------------------------------
-    def _put(self, request: web.BaseRequest, principal: Principal, namespace: NamespaceRow, path: str) -> web.Response:
+    def _put(self, request: web.BaseRequest, principal: Principal, name: str, path: str) -> web.Response:
+        namespace = self._locator.namespace(name)
         size = request.content_length
         if size is not None and size > PART_MAX_BYTES:
             raise TooLarge(
@@ -233,13 +235,12 @@ class FilesHttp:
         location = (
             f"{lease.url}/v1/files/{namespace.id}/{encode_path(path)}"
             f"?{CAPABILITY_QUERY}={quote(lease.capability, safe='')}"
-            f"&{WRITE_ID_QUERY}={write_id}&{FIRST_SENT_QUERY}={first_sent}"
+            f"&{WRITE_ID_QUERY}={write_id}&{FIRST_SENT_QUERY}={first_sent}&{NAMESPACE_QUERY}={name}"
         )
         return web.Response(status=307, headers={**_PRIVATE, "Location": location})
 
-    async def _delete(
-        self, request: web.BaseRequest, principal: Principal, namespace: NamespaceRow, path: str
-    ) -> web.Response:
+    async def _delete(self, request: web.BaseRequest, principal: Principal, name: str, path: str) -> web.Response:
+        namespace = self._locator.namespace(name)
         write_id, first_sent = self._write_id(request)
         headers = {WRITE_ID: write_id, FIRST_SENT: first_sent, "Accept": MSGPACK}
         if write_condition(request.headers).if_absent:
@@ -268,7 +269,9 @@ class FilesHttp:
                     headers=headers,
                     answer_s=_DELETE_ANSWER_S,
                 )
-                return answer(request, msgspec.msgpack.decode(content, type=Receipt))
+                receipt = msgspec.msgpack.decode(content, type=Receipt)
+                receipt.namespace = name
+                return answer(request, receipt)
             except NotFound:
                 if unknown:
                     # An earlier try may have been the one that deleted it.

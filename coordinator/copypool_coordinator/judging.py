@@ -23,6 +23,8 @@ from copypool_coordinator.rows import FORMAT, FileFlag, FileRow, PartRow, Replac
 RETRY_WINDOW_MS = 10 * 60 * 1000
 #: How far the clocks of those who say "first sent" and "replaced" may lie apart.
 CLOCK_SLACK_MS = 5_000
+#: A client takes cluster time from a coordinator: "first sent" lies no further ahead than clocks lie apart.
+FIRST_SENT_AHEAD_MAX_MS = 60_000
 #: How long a row remembers what it replaced, and how long a tombstone row stays.
 MEMORY_MS = RETRY_WINDOW_MS + 2 * CLOCK_SLACK_MS
 #: Write ids that a row remembers. Only rows that are overwritten all the time hold many (38 bytes each).
@@ -62,6 +64,8 @@ def judge(entry: CommitEntry, row: FileRow | None, now_ms: int) -> EntryResult |
         repeated = _repeated(entry, row)
         if repeated is not None:
             return repeated
+    if entry.first_sent_ms > now_ms + FIRST_SENT_AHEAD_MAX_MS:
+        return EntryResult("invalid", 0, "the write id was first sent in the future: that cannot make a repeat safe")
     if too_old(entry, now_ms) or (row is not None and _forgotten(entry, row)):
         return EntryResult("unknown_write", 0, "this write id is too old to tell whether it was applied")
     if entry.kind == "tombstone" and not is_live(row):

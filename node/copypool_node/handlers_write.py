@@ -36,8 +36,8 @@ from copypool.protocol.errors import (
     Unavailable,
 )
 from copypool.protocol.framing import decode_batch
-from copypool.protocol.names import METADATA_MAX_BYTES, PATH_MAX_BYTES, check_metadata, check_path
-from copypool.protocol.routes import decode_body, decode_path
+from copypool.protocol.names import METADATA_MAX_BYTES, PATH_MAX_BYTES, check_metadata, check_name, check_path
+from copypool.protocol.routes import NAMESPACE_QUERY, decode_body, decode_path
 from copypool.protocol.versions import VERSION_MAX
 from copypool_node import requests
 from copypool_node.body import Body
@@ -98,7 +98,8 @@ class WriteHandlers:
             if_absent=requests.if_absent(request),
             if_version=requests.if_version(request),
         )
-        return await self._put(request, record)
+        name = requests.parameter(query, NAMESPACE_QUERY)
+        return await self._put(request, record, check_name(name, "namespace") if name else "")
 
     async def put_part(self, request: BaseRequest, rest: str, query: str) -> Response:
         """PUT /v1/parts/<namespace id>/<upload>/<number>/<path>."""
@@ -124,7 +125,7 @@ class WriteHandlers:
         )
         return await self._put(request, record)
 
-    async def _put(self, request: BaseRequest, record: PendingRecord) -> Response:
+    async def _put(self, request: BaseRequest, record: PendingRecord, name: str = "") -> Response:
         body = Body(request, max_bytes=PART_MAX_BYTES, stall_s=self._limits.body_stall_s)
         capability = self._check(record.capability, record.namespace, record.path, body.length or 0)
         volume = self._volume(capability)
@@ -146,6 +147,8 @@ class WriteHandlers:
                 raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
             receipt = await self._lane_of(volume, capability.class_id).submit(record)
         self._metrics.put_bytes += receipt.size
+        if name:
+            receipt.namespace = name
         return reply(request, receipt, 200 if receipt.replayed else 201)
 
     async def delete_file(self, request: BaseRequest, rest: str, query: str) -> Response:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp.web import BaseRequest, Response
 
-from copypool.protocol import errors
+from copypool.protocol import conditions, errors
 from copypool.protocol.api import WRITE_ID_BYTES
 from copypool.protocol.capability import Capability, NodeKeys, open_capability
 from copypool.protocol.conditions import write_condition
@@ -30,7 +29,6 @@ from copypool_node.session import Session
 
 CAPABILITIES_KEPT = 4096
 _QUERY_FIELDS_MAX = 16
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
 
@@ -135,28 +133,9 @@ def if_version(request: BaseRequest) -> int:
 
 
 def byte_range(request: BaseRequest, length: int) -> tuple[int, int] | None:
-    """[start, stop) of the Range header within `length` payload bytes; None: no range, or one that is ignored.
-
-    As RFC 9110: an unknown unit or several ranges are ignored, one outside is `RangeNotSatisfiable`.
-    """
+    """[start, stop) of the Range header within `length` payload bytes; None: no range, or one that is ignored."""
     text = request.headers.get("Range")
-    if text is None:
-        return None
-    match = _RANGE.fullmatch(text.strip())
-    if match is None or match[1] == match[2] == "":
-        return None
-    if not match[1]:
-        suffix = min(number(match[2], "the range"), length)
-        if suffix == 0:
-            raise errors.RangeNotSatisfiable(f"{text!r} of {length} bytes", length=length)
-        return length - suffix, length
-    start = number(match[1], "the range")
-    stop = min(number(match[2], "the range") + 1, length) if match[2] else length
-    if match[2] and stop <= start < length:
-        return None
-    if start >= length:
-        raise errors.RangeNotSatisfiable(f"{text!r} of {length} bytes", length=length)
-    return start, stop
+    return None if text is None else conditions.byte_range(text, length)
 
 
 def reply(request: BaseRequest, value: object, status: int = 200) -> Response:

@@ -16,7 +16,7 @@ from copypool.protocol.internal import CommitEntry, OpenExtentRequest, Refusal
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import delete
-from copypool_coordinator.judging import RECENT_MAX, RETRY_WINDOW_MS
+from copypool_coordinator.judging import FIRST_SENT_AHEAD_MAX_MS, RECENT_MAX, RETRY_WINDOW_MS
 from copypool_coordinator.rows import ExtentRow, FileRow
 from kit.catalog_world import World, Writer, allowed, catalog_world, shared_etcd
 
@@ -501,3 +501,11 @@ async def test_of_two_conditional_writes_one_wins(world: World) -> None:
         one.outcomes(one.put("a", if_version=first.version)), two.outcomes(two.put("a", if_version=first.version))
     )
     assert sorted(map(tuple, outcomes)) == [("committed",), ("conflict",)]
+
+
+async def test_a_write_id_first_sent_in_the_future_is_refused(world: World) -> None:
+    """Nothing would ever be too old to be told apart from a first try."""
+    writer = await world.writer(await world.node("n1"))
+    far = world.now_ms() + FIRST_SENT_AHEAD_MAX_MS + 1_000
+    assert await writer.outcomes(writer.put("a", first_sent_ms=far)) == ["invalid"]
+    assert await writer.outcomes(writer.put("a", first_sent_ms=world.now_ms() + 1_000)) == ["committed"]

@@ -333,3 +333,19 @@ async def test_if_version_replaces_and_deletes_only_that_version(client: Client,
     await client.delete(NS, "f", if_version=second.version)
     with pytest.raises(Invalid):
         await client.put(NS, "f", b"x", if_version=-1)
+
+
+async def test_a_closed_client_says_so(cluster: FakeCluster) -> None:
+    async with await cluster.client() as client:
+        await client.put(NS, "f", b"x")
+    with pytest.raises(Invalid, match="closed"):
+        await client.put(NS, "f", b"x")
+    with pytest.raises(Invalid, match="closed"):
+        await client.get(NS, "f")
+
+
+async def test_a_download_into_a_folder_that_is_not_there_is_refused(client: Client, tmp_path: Path) -> None:
+    await client.put(NS, "f", b"x")
+    with pytest.raises(Invalid, match="there is no folder"):
+        await client.download(NS, "f", tmp_path / "missing" / "f")
+    assert names_in(tmp_path) == []

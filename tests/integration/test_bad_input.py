@@ -166,6 +166,8 @@ async def test_a_redirect_stores_one_content_at_one_path(cluster: RealCluster, c
         for method, body, status in tries:
             async with session.request(method, URL(target, encoded=True), data=body) as response:
                 assert response.status == status, (method, body, await response.text())
+                if status in (200, 201):
+                    assert (await response.json())["namespace"] == NAMESPACE
         below = URL(target.replace("/bad/once?", "/bad/once/below?"), encoded=True)
         async with session.put(below, data=b"x") as response:
             assert (response.status, (await response.json())["code"]) == (403, "forbidden")

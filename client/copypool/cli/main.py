@@ -16,7 +16,7 @@ import click
 
 from copypool.cli import admin, cluster, files, insight, namespaces, policies, processes
 from copypool.cli.options import Verb, Verbs, settings, show_json
-from copypool.protocol.errors import CopypoolError
+from copypool.protocol.errors import CopypoolError, Invalid
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -121,6 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
+    except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as exc:
+        # What a command about local folders met there; the SDK's own errors never come as these.
+        code = Invalid.exit_code
+        where = f"{exc.filename}: " if exc.filename else ""
+        if as_json:
+            _show_error(Invalid.code, f"{where}{exc.strerror}", False)
+        else:
+            click.echo(f"copypool: {where}{exc.strerror}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

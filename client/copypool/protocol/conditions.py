@@ -1,4 +1,4 @@
-"""What the conditional headers of a write ask for, after RFC 9110 section 13. Pure.
+"""What the conditional headers of a write and the range of a read ask for, after RFC 9110 sections 13 and 14. Pure.
 
     If-None-Match: *        store only if there is no such file
     If-Match: "<version>"   replace or delete only this version, which the `ETag` of a GET names
@@ -6,6 +6,9 @@
 
 A condition that does not hold is `PreconditionFailed` (412) and nothing changes. What cannot be kept is refused: a
 condition that is silently left out is a lost update.
+
+    Range: bytes=A-B, A-, -N    these bytes; outside of the file is 416, malformed 400 (14.2 allows to reject it)
+    several ranges, other units are ignored: the whole file is a right answer to both
 """
 
 from __future__ import annotations
@@ -15,10 +18,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from copypool.protocol.api import ANY_VERSION
-from copypool.protocol.errors import Invalid
+from copypool.protocol.errors import Invalid, RangeNotSatisfiable
 from copypool.protocol.versions import VERSION_MAX
 
 _TAG = re.compile(r'"([1-9][0-9]{0,18})"')
+
+_RANGE = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*", re.IGNORECASE)
+_SEVERAL = re.compile(r"bytes=[-0-9,\s]*[0-9][-0-9,\s]*,[-0-9,\s]*", re.IGNORECASE)
+_RANGE_MAX_CHARACTERS = 256
 
 
 class WriteCondition(NamedTuple):
@@ -52,3 +59,31 @@ def _version_of(text: str) -> int:
     if tag is None or int(tag[1]) > VERSION_MAX:
         raise Invalid("If-Match takes `*` or one ETag, in quotes, as a GET gave it")
     return int(tag[1])
+
+
+def byte_range(text: str, size_bytes: int) -> tuple[int, int] | None:
+    """The bytes [start, stop) that a `Range` header asks for; None: the whole file.
+
+    Raises:
+        RangeNotSatisfiable: it lies outside of the file.
+        Invalid: it is no range.
+    """
+    text = text.strip()
+    unit, separator, _ = text.partition("=")
+    if separator and unit.lower() != "bytes":
+        return None
+    match = _RANGE.fullmatch(text) if len(text) <= _RANGE_MAX_CHARACTERS else None
+    if match is None and _SEVERAL.fullmatch(text):
+        return None
+    if match is None or not (match[1] or match[2]):
+        raise Invalid(f"the range {text[:80]!r} is none: bytes=FIRST-LAST, bytes=FIRST- or bytes=-LENGTH")
+    if not match[1]:
+        start, stop = size_bytes - min(int(match[2]), size_bytes), size_bytes
+    else:
+        start = int(match[1])
+        stop = min(int(match[2]) + 1, size_bytes) if match[2] else size_bytes
+        if match[2] and int(match[2]) < start:
+            raise Invalid(f"the range {text[:80]!r} ends before it begins")
+    if start >= stop:
+        raise RangeNotSatisfiable(f"{text[:80]!r} lies outside the file's {size_bytes} bytes", length=size_bytes)
+    return start, stop

@@ -15,7 +15,8 @@ Node, for coordinators       POST /i/<verb>                       structs of `in
 Node, for nodes              GET /i/raw/<extent>?from=&to=        capability `p`: raw bytes of the extent file
 
 A capability travels in the header `Copypool-Capability`, or as `cap=` in the query (redirects of plain HTTP only). A
-redirected PUT carries its write id the same way, as `wid=` and `sent=` (first sent, ms), since curl knows of neither.
+redirected PUT carries its write id the same way, as `wid=` and `sent=` (first sent, ms), since curl knows of neither,
+and the namespace's name for its receipt as `ns=`.
 A segment read with a raw capability answers `application/x-copypool-stripes`: for every stripe touched, its prelude
 (header and table) and then the whole blocks that cover the range (see `stripes.split_range`). Else plain payload
 bytes, verified by the node before they leave it.
@@ -41,6 +42,7 @@ CAPABILITY = "Copypool-Capability"
 CAPABILITY_QUERY = "cap"  #: in redirects of plain HTTP
 WRITE_ID_QUERY = "wid"  #: in redirected PUTs
 FIRST_SENT_QUERY = "sent"  #: in redirected PUTs
+NAMESPACE_QUERY = "ns"  #: in redirected PUTs: the name that the receipt says
 WRITE_ID = "Copypool-Write-Id"  #: 16 hex digits; makes retries safe
 FIRST_SENT = "Copypool-First-Sent"  #: ms of cluster time at which this write id was first sent
 DIGEST = "Copypool-Digest"  #: `blake3:<hex>`; of the body in requests (checked), of the file in answers

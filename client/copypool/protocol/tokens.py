@@ -36,7 +36,7 @@ class Principal(msgspec.Struct, frozen=True):
         if namespace is not None and self.namespace and namespace != self.namespace:
             raise NotFound(f"no namespace {namespace!r}")
         if path is not None and not in_scope(path, self.prefix):
-            raise NotFound(f"no file {path!r}")
+            raise NotFound(f"nothing is at {path!r} as far as this token reaches")
         if self.role < role:
             raise Forbidden(f"this needs the role {role.name!r}; the token {self.name!r} has {self.role.name!r}")
         if namespace is None and self.namespace and role >= Role.operator:
