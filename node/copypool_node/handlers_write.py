@@ -233,7 +233,7 @@ class WriteHandlers:
                 waiting.append(lane.submit(_record_of(entry, payload, namespace, text)))
             except CopypoolError as exc:
                 waiting.append(_result_of(exc))
-        results = [one if isinstance(one, BatchResult) else await _outcome(one) for one in waiting]
+        results = [one if isinstance(one, BatchResult) else await outcome_of(one) for one in waiting]
         self._metrics.put_bytes += sum(one.receipt.size for one in results if one.receipt is not None)
         return reply(request, BatchReply(results))
 
@@ -313,13 +313,16 @@ def _record_of(entry: BatchEntry, payload: memoryview, namespace: int, capabilit
     )
 
 
-async def _outcome(future: asyncio.Future[Receipt]) -> BatchResult:
+async def outcome_of(future: asyncio.Future[Receipt]) -> BatchResult:
+    """What became of one file of a batch; cancelled, it is given up like a single upload that is cancelled."""
     try:
         return BatchResult(receipt=await future)
     except CopypoolError as exc:
         return _result_of(exc)
     except asyncio.CancelledError:
-        if future.cancelled():
+        # Cancelling who waits cancels the future as well: only the other way round is it an answer.
+        task = asyncio.current_task()
+        if future.cancelled() and not (task is not None and task.cancelling()):
             return _result_of(OutcomeUnknown("the node gave up the wait: repeat with the same write id"))
         raise
 

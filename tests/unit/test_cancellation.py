@@ -10,13 +10,14 @@ from typing import cast
 import pytest
 
 from copypool.deleting import delete_listed
-from copypool.protocol.api import ListEntry
+from copypool.protocol.api import ListEntry, Receipt
 from copypool.protocol.errors import NotLeader, Unavailable
 from copypool.writing import Writer
 from copypool_coordinator.catalog import Catalog, LeaderGuard
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.rows import LeaderRow
 from copypool_coordinator.view import ClusterView
+from copypool_node.handlers_write import outcome_of
 
 _PATIENCE_S = 1.5
 
@@ -131,3 +132,16 @@ async def test_a_call_that_is_cancelled_while_its_parts_fail_is_cancelled(turns:
     assert task.cancelled() == before_its_end
     if not task.cancelled():
         assert isinstance(task.exception(), Unavailable)
+
+
+async def test_a_batch_that_is_cancelled_ends_and_one_that_the_writer_gave_up_is_unknown() -> None:
+    waiting: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(outcome_of(waiting))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=_PATIENCE_S)
+    assert task.cancelled()
+
+    given_up: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    assert (await outcome_of(given_up)).code == "outcome_unknown"
