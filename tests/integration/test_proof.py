@@ -25,7 +25,7 @@ SCRUB_S = 8
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[RealCluster]:
     """A cluster whose scrub is so quick that it finds what no reader meets."""
-    with real_cluster(tuning=Tuning(QUICK.grace_s, QUICK.session_ttl_s, SCRUB_S)) as cluster:
+    with real_cluster(tuning=Tuning(QUICK.grace_s, QUICK.session_ttl_s, SCRUB_S, idle_seal_s=2.0)) as cluster:
         yield cluster
 
 
@@ -35,18 +35,16 @@ async def locations_of(client: Client, path: str) -> tuple[int, dict[str, Locati
     return segment.extent, {each.pool_type: each for each in segment.locations if each.state == "good"}
 
 
-async def sealed(cluster: RealCluster, client: Client, path: str) -> int:
-    """Restart the writer, so that the file's extent is sealed, and return its id once everything is proven."""
-    extent, locations = await locations_of(client, path)
-    await cluster.terminate(locations["primary"].node)
-    await cluster.start(locations["primary"].node)
+async def sealed(client: Client, path: str) -> int:
+    """The file's extent, once it is sealed and everything is read back."""
 
     async def proven() -> bool:
         (segment,) = (await client.stat(NAMESPACE, path)).segments
-        return segment.sealed and (await client.status()).healthy
+        return segment.sealed and (await client.insight.prove(namespace=NAMESPACE, prefix=path)).proven
 
-    await until(proven, "the extent is sealed and all is proven", within_s=40)
-    return extent
+    await until(proven, "the extent is sealed and read back", within_s=40)
+    (segment,) = (await client.stat(NAMESPACE, path)).segments
+    return segment.extent
 
 
 async def test_a_proof_counts_files_bytes_and_copies(cluster: RealCluster, client: Client) -> None:
@@ -110,22 +108,27 @@ async def test_green_only_when_proven_a_file_removed_behind_its_back(cluster: Re
     content = random.Random(2).randbytes(300_000)
     await client.put(NAMESPACE, "removed", content)
     await client.wait_copied(timeout_s=20)
-    extent = await sealed(cluster, client, "removed")
+    extent = await sealed(client, "removed")
     _, locations = await locations_of(client, "removed")
     (file,) = cluster.extent_files(locations["copy"].node, extent)
     file.unlink()
 
-    async def not_green() -> bool:
-        return not (await client.status()).healthy
+    async def told() -> bool:
+        reasons = (await client.status()).reasons
+        return any("not on the volume" in reason or "have no copy in pool" in reason for reason in reasons)
 
-    await until(not_green, "status is not green: the scrub found the copy gone", within_s=30)
+    await until(told, "status is not green: the scrub found the copy gone", within_s=30)
 
     await until(lambda: cluster.is_green(client), "a new copy is made, and status is green", within_s=40)
     copies = [process.name for process in cluster.plan.of("node") if process.pool_type == "copy"]
     assert any(cluster.extent_files(name, extent) for name in copies)
     assert (await client.insight.prove(namespace=NAMESPACE, prefix="removed")).proven
-    kinds = [event.kind async for event in client.insight.log(LogRequest(extent=extent))]
-    assert "LocationDamaged" in kinds
+
+    async def story() -> bool:
+        kinds = [event.kind async for event in client.insight.log(LogRequest(extent=extent))]
+        return {"LocationDamaged", "RepairStarted", "LocationRepaired"} <= {*kinds}
+
+    await until(story, "the log tells of loss and repair", within_s=20)
     assert await client.get(NAMESPACE, "removed") == content
 
 
@@ -136,7 +139,7 @@ async def test_a_flip_that_nobody_reads_is_found_by_the_scrub_and_the_story_is_t
     content = random.Random(3).randbytes(300_000)
     await client.put(NAMESPACE, "rotten", content)
     await client.wait_copied(timeout_s=20)
-    extent = await sealed(cluster, client, "rotten")
+    extent = await sealed(client, "rotten")
     _, locations = await locations_of(client, "rotten")
     cluster.flip(locations["copy"].node, extent, locations["copy"].offset + 70_000)
 
