@@ -24,6 +24,8 @@ from copypool_coordinator.view import Versioned
 
 FACT_TIMEOUT_S = 5.0
 VOLUMES_MAX = 100  #: of one process: they change in one transaction
+#: Verbs whose end gives volumes back.
+EMPTYING = ("move", "drain", "delete")
 
 
 class Jobs:
@@ -57,7 +59,7 @@ class Jobs:
         volumes = [self._volume(volume) for volume in row.volumes] if changes else []
         for _ in range(ROUNDS_MAX):
             for volume in volumes:
-                if intent and volume.row.intent not in ("", intent):
+                if intent and volume.row.intent not in ("", intent) and self._is_emptied(volume.row.id):
                     raise Conflict(f"volume {volume.name!r} is already being emptied otherwise ({volume.row.intent})")
             made = replace(row, access_before=[volume.row.access for volume in volumes] if access is not None else [])
             compares = [create_equals(key, 0)]
@@ -92,6 +94,13 @@ class Jobs:
                     volumes[index].name,
                 )
         raise Overloaded("the volumes change too fast: repeat")
+
+    def _is_emptied(self, volume: int) -> bool:
+        """Whether a process empties it now; one that has ended may have left its intent."""
+        return any(
+            entry.row.state == "running" and entry.row.verb in EMPTYING and volume in entry.row.volumes
+            for entry in self._core.view.processes.values()
+        )
 
     async def _shown(
         self, revision: int, row: ProcessRow, access: AccessMode | None, intent: VolumeIntent | None
@@ -200,7 +209,7 @@ class Jobs:
         wanted = set(volumes)
         for name, process in self._core.view.processes.items():
             row = process.row
-            if row.state == "running" and row.verb in ("move", "drain", "delete") and wanted & set(row.volumes):
+            if row.state == "running" and row.verb in EMPTYING and wanted & set(row.volumes):
                 raise Conflict(f"process {name} empties it: cancel that first")
         released = []
         for volume in volumes:

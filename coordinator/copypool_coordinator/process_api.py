@@ -73,7 +73,7 @@ class ProcessApi:
         plan, facts, marks = await self._prepared(principal, body)
         found = starting.preview(self._view, facts, marks, plan)
         row = plan.row
-        self._refuse_twins(row)
+        starting.refuse_twins(self._view, row)
         if found.dies_extents and not body.force:
             lost = ", ".join(str(entry.extent) for entry in found.blocked[:10])
             raise Conflict(
@@ -88,22 +88,6 @@ class ProcessApi:
         row = await self._catalog.jobs.start(process, row, access=plan.access, intent=plan.intent)
         await self._tell(principal, "ProcessStarted", f"{process}: {row.verb} of {row.what}")
         return _info(process, row, row, self._catalog.now_ms())
-
-    def _refuse_twins(self, row: ProcessRow) -> None:
-        """The same thing is not done twice at a time; different ones are safe beside each other.
-
-        Of those that end by giving volumes back, only one at a time is about a volume: the first to end would give it
-        back under the other.
-        """
-        emptying = ("move", "drain", "delete")
-        for name, entry in self._view.processes.items():
-            other = entry.row
-            if other.state != "running" or other.cancelled_by:
-                continue
-            same = other.verb == row.verb and other.what == row.what and other.pools == row.pools
-            both = row.verb in emptying and other.verb in emptying and set(row.volumes) & set(other.volumes)
-            if same or both or (row.verb == "rebalance" and other.verb == "rebalance"):
-                raise Conflict(f"process {name} does that already: `copypool process show {name}`", process=name)
 
     async def _prepared(self, principal: Principal, body: ProcessRequest) -> tuple[Plan, Facts, Mapping[int, Mark]]:
         plan = starting.draft(self._view, body, principal.name, self._catalog.now_ms())

@@ -14,6 +14,7 @@ from copypool.protocol.api import AccessMode
 from copypool.protocol.errors import Conflict, Invalid, NotFound
 from copypool.protocol.processes import SKIPPED_MAX, Preview, ProcessRequest, SkippedEntry, VolumeIntent
 from copypool_coordinator.controllers.processes import FOUND_MAX
+from copypool_coordinator.jobs import EMPTYING
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.policy import Facts
@@ -146,6 +147,28 @@ def _backup(view: ClusterView, request: ProcessRequest, row: ProcessRow) -> None
     if not copies:
         raise Conflict(f"no namespace asks for copies of what is in {request.pool!r}")
     row.pools = [primary, *copies]
+
+
+def refuse_twins(view: ClusterView, row: ProcessRow) -> None:
+    """The same thing is not done twice at a time; different ones are safe beside each other.
+
+    Of those that end by giving volumes back, only one at a time is about a volume: the first to end would give it back
+    under the other.
+
+    Raises:
+        Conflict: such a process runs.
+    """
+    for name, entry in view.processes.items():
+        other = entry.row
+        if other.state != "running":
+            continue
+        same = other.verb == row.verb and other.what == row.what and other.pools == row.pools
+        both = row.verb in EMPTYING and other.verb in EMPTYING and set(row.volumes) & set(other.volumes)
+        if same or both or (row.verb == "rebalance" and other.verb == "rebalance"):
+            raise Conflict(
+                f"process {name} ({other.verb} of {other.what}) is at that already: `copypool process show {name}`",
+                process=name,
+            )
 
 
 def take_marks(view: ClusterView, row: ProcessRow, opened: Mapping[int, OpenRow]) -> None:

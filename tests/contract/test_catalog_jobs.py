@@ -141,5 +141,10 @@ async def test_a_volume_is_released_once_nobody_empties_it(world: World) -> None
     assert await jobs.release([node.volume]) == [world.catalog.view.volumes_by_id[node.volume].name]
     assert volume_of(world, node).intent == ""
     assert await jobs.release([node.volume]) == []
+    await jobs.start("p2", drain(world, node), intent="drain")
+    assert await jobs.write("p2", world.catalog.view.processes["p2"].mod_revision, ended, leader)
+    await settled(world)
+    await jobs.start("p3", replace(row, verb="delete"), intent="discard")
+    assert volume_of(world, node).intent == "discard", "what was emptied may be deleted"
     await jobs.trim(["p1"], leader)
     assert await world.etcd.get(keys.named(keys.PROCESS, "p1")) is None

@@ -266,6 +266,24 @@ def test_discarded_data_goes_only_after_its_survivors_were_read_back() -> None:
         assert copy.verified_ms >= began_ms, "stale green was trusted"
 
 
+def test_a_volume_that_was_moved_off_can_be_deleted_and_two_do_not_empty_one_at_once() -> None:
+    jobs = cluster_with()
+    process = jobs.start(ProcessRequest("move", volume="volume1"))
+    for request in (
+        ProcessRequest("move", volume="volume1"),
+        ProcessRequest("drain", node="node1"),
+        ProcessRequest("delete", volume="volume1", discard_data=True),
+    ):
+        with pytest.raises(Conflict, match="at that already"):
+            jobs.start(request)
+    jobs.run(process)
+    jobs.cluster.wait(jobs.cluster.policy.drop_delay_ms)
+    jobs.steps(2)
+    deleted = jobs.start(ProcessRequest("delete", volume="volume1"))
+    jobs.run(deleted)
+    assert "volume1" not in jobs.cluster.view.volumes
+
+
 def test_the_last_good_copy_is_refused_and_listed() -> None:
     jobs = cluster_with()
     jobs.cluster.mark(1, jobs.copy_of(1), "damaged")
