@@ -168,7 +168,8 @@ class NodeApi:
         row = self._view.volumes_by_id[volume].row
         # A volume that is being emptied is read and deleted from, and takes no new bytes: its node may know that too.
         access: AccessMode = "readonly" if row.intent and row.access == "readwrite" else row.access
-        return VolumeDirective(volume, access, pull_share_bytes_s(self._view, volume), row.limit_bytes)
+        share = pull_share_bytes_s(self._view, volume)
+        return VolumeDirective(volume, access, share, row.limit_bytes, row.access_since_ms)
 
     def _seems_alive(self, node_id: int, epoch: int) -> bool:
         """Whether memory has a reason to say that the session is over.

@@ -43,6 +43,7 @@ from copypool_coordinator.performing import Performer
 from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, brake, closed_pools, places
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.sampling import OpenSample
+from copypool_coordinator.view import ClusterView
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Runner:
             stored_bytes={volume: load.report.stored_bytes for volume, load in loads.items()},
             orders=ordered,
             closed=closed_pools(self._view, ordered.backups, now_ms),
-            failing=_failing(loads),
+            failing=_failing(self._view, loads),
         )
         started = self._start(group, health.plan(self._view, facts))
         await self._index.refresh(self._view, facts.places, opened, self._policy, now_ms, _PASS_MAX)
@@ -278,12 +279,14 @@ class Runner:
         return str(node) if entry is None else entry.name
 
 
-def _failing(loads: Loads) -> dict[int, str]:
-    """Volumes whose node met a write error since it heard that it may write there, and the error."""
+def _failing(view: ClusterView, loads: Loads) -> dict[int, str]:
+    """Volumes whose node met a write error since it heard of the last change of access, and the error."""
     return {
         volume: load.report.read_only_reason
         for volume, load in loads.items()
-        if load.report.read_only_reason and load.report.access == "readwrite"
+        if load.report.read_only_reason
+        and (entry := view.volumes_by_id.get(volume)) is not None
+        and entry.row.access_since_ms == load.report.access_since_ms
     }
 
 

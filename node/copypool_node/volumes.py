@@ -61,6 +61,7 @@ class MountedVolume:
         self.name = config.name
         self.id = -1  #: the catalog's number, once mounted
         self.access: AccessMode = "readwrite"
+        self.access_since_ms = 0  #: the newest change of it that was heard of
         self.ready_epoch = 0  #: session epoch under which the volume's own extents are sealed and cut: it takes writes
         self.unknown_extents = 0
         #: Why nothing may be written, cut or deleted here; reads go on. "": no reason.
@@ -163,24 +164,28 @@ class MountedVolume:
             unknown_extents=self.unknown_extents,
             extents=self.disk.extents,
             stored_bytes=self.disk.stored_bytes,
-            access=self.access,
+            access_since_ms=self.access_since_ms,
             read_only_reason=self.disk.readonly_reason,
         )
 
     def obey(self, directive: VolumeDirective) -> None:
         """Take in what the catalog says of this volume.
 
-        An access mode that allows writing again is also an operator's word that the disk is well: a write error from
-        before is forgotten. The next one sets the volume `readonly` again.
+        A change to `readwrite` is an operator's word that the disk is well: a write error from before is forgotten. The
+        next one sets the volume `readonly` again. Coordinators may lag: only the newest word is heard.
         """
         self.pull_pace.set_rate(directive.pull_bytes_s)
         self.disk.set_limit(directive.limit_bytes)
-        if directive.access == self.access:
+        if directive.access_since_ms < self.access_since_ms:
             return
-        log.warning("volume %s is %s now (was %s)", self.name, directive.access, self.access)
-        if directive.access == "readwrite" and self.disk.readonly_reason:
+        news = directive.access_since_ms > self.access_since_ms
+        self.access_since_ms = directive.access_since_ms
+        if news and directive.access == "readwrite" and self.disk.readonly_reason:
+            log.warning("volume %s takes writes again after: %s", self.name, self.disk.readonly_reason)
             self.disk.forgive()
-        self.access = directive.access
+        if directive.access != self.access:
+            log.warning("volume %s is %s now (was %s)", self.name, directive.access, self.access)
+            self.access = directive.access
 
     # -- open extents -------------------------------------------------------------------------
     async def open_extent(self, class_id: int) -> OpenExtent:

@@ -86,7 +86,7 @@ class VolumeReport(Internal):
     unknown_extents: int
     extents: int
     stored_bytes: int
-    access: AccessMode = "readwrite"  #: the access mode that the node has heard of
+    access_since_ms: int = 0  #: the newest change of access that the node has heard of
     read_only_reason: str = ""  #: why the node stopped writing to it
     safe_mode: bool = False  #: it has seen a newer catalog than this one: nothing is written, cut or deleted there
 
@@ -117,6 +117,7 @@ class VolumeDirective(Internal):
     access: AccessMode
     pull_bytes_s: int = 0  #: this volume's share of its pool's bandwidth budget; 0: no limit
     limit_bytes: int = 0  #: its extents may take no more room than this; 0: no limit
+    access_since_ms: int = 0  #: when the access mode changed last; 0: never
 
 
 class HeartbeatReply(Internal):
