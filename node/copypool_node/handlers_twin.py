@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,17 +20,17 @@ from copypool_node.requests import CapabilityDoor
 if TYPE_CHECKING:
     from copypool_node.node import Node
 
-APPENDS_AT_ONCE = 8  #: bodies in memory, each of at most APPEND_MAX_BYTES
+APPENDS_AT_ONCE = 8  #: bodies in memory per volume, each of at most APPEND_MAX_BYTES
 _encoder = msgspec.msgpack.Encoder()
 
 
 class TwinHandlers:
-    """Handler of appends. Memory is bounded by the number of bodies that are received at a time."""
+    """Handler of appends. Memory is bounded by the bodies that are received at a time; a hung disk holds up its own."""
 
     def __init__(self, node: Node, door: CapabilityDoor) -> None:
         self._node = node
         self._door = door
-        self._turns = asyncio.Semaphore(APPENDS_AT_ONCE)
+        self._turns: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(APPENDS_AT_ONCE))
 
     async def append(self, request: BaseRequest, rest: str, query: str) -> Response:
         """POST /i/append/<extent>?offset=&sync="""
@@ -43,11 +44,12 @@ class TwinHandlers:
         if volume is None:
             raise Unavailable(f"volume {capability.volume} is not mounted at this node")
         timeout_s = self._node.config.limits.twin_timeout_s
+        turns = self._turns[volume.id]
         try:
             async with asyncio.timeout(timeout_s):
-                await self._turns.acquire()
+                await turns.acquire()
         except TimeoutError as exc:
-            raise Overloaded(f"{APPENDS_AT_ONCE} appends are under way at this node") from exc
+            raise Overloaded(f"{APPENDS_AT_ONCE} appends to volume {volume.name} are under way") from exc
         try:
             body = Body(request, max_bytes=APPEND_MAX_BYTES, stall_s=timeout_s)
             if body.length is None:
@@ -59,5 +61,5 @@ class TwinHandlers:
                 volume, extent, capability.generation, offset, data, sync=sync
             )  # fmt: skip
         finally:
-            self._turns.release()
+            turns.release()
         return Response(body=_encoder.encode(reply), content_type=MSGPACK)

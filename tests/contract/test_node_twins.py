@@ -291,6 +291,22 @@ async def test_a_broken_disk_of_the_twin_ends_the_twin_alone(tmp_path: Path, coo
         assert not writer.node.volumes[0].disk.readonly_reason
 
 
+async def test_a_twin_whose_disk_hangs_is_given_up_in_time(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    disk = FaultyDisk()
+    async with (
+        running_node(tmp_path, coordinator, name="n1", limits=quick_limits(twin_timeout_s=0.3)) as writer,
+        running_node(tmp_path, coordinator, name="n2", pool_type="copy", disk=disk) as twin,
+    ):
+        with_rule(coordinator, "continue", twin)
+        assert (await writer.put("a", b"1")).ack == "copy"
+        disk.hold("sync_data")
+        begun_s = asyncio.get_running_loop().time()
+        assert (await writer.put("b", b"2")).ack == "primary"
+        assert asyncio.get_running_loop().time() - begun_s < 5.0, "it waits for its deadline, not for the disk"
+        assert (await writer.put("c", b"3")).ack == "primary"
+        disk.let_go("sync_data")
+
+
 @pytest.mark.parametrize("nth", [1, 4, 7, 10])
 async def test_what_a_receipt_says_of_the_twin_survives_any_fault_and_a_power_cut_there(
     tmp_path: Path, coordinator: FakeCoordinator, nth: int
