@@ -50,7 +50,6 @@ def main() -> int:
     except LoadFailed as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 1
-    print(f"\n{table(report)}")
     if not options.no_save:
         _save(report)
     return int(any(each.failed for case in report.cases for each in case.rounds))
@@ -70,13 +69,15 @@ def _run(chosen: list[suite.Case], plan: suite.Plan, *, with_peer: bool, pause: 
         ground = suite.Ground(side, peer, plan, folder)
         if pause:
             input(f"{side.pids} — Enter goes on")
-        return Report(
+        report = Report(
             taken_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             machine=_machine(),
             versions=_versions(with_peer=with_peer),
             settings={key: str(value) for key, value in asdict(plan).items()} | _SETTINGS,
             cases=[suite.run(case, ground, _say) for case in chosen],
         )
+        print(f"\n{table(report)}", flush=True)  # before the sides are taken down: that may take a while on a busy disk
+        return report
 
 
 _SETTINGS = {

@@ -81,7 +81,7 @@ class Report(msgspec.Struct):
 
 
 def _median_round(rounds: list[Round]) -> Round:
-    return sorted(rounds, key=lambda each: each.rate)[len(rounds) // 2]
+    return sorted(rounds, key=lambda each: each.rate)[(len(rounds) - 1) // 2]
 
 
 def table(report: Report) -> str:

@@ -22,7 +22,7 @@ from bench.seaweed import Seaweed
 class Plan:
     """How much is done."""
 
-    rounds: int = 2  #: of each side, taking turns
+    rounds: int = 3  #: of each side, taking turns
     seconds: int = 5  #: of load per round
     many_files: int = 12_000
     tree_files: int = 30_000
