@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -45,8 +46,8 @@ async def restored_under_kills(cluster: RealCluster, client: Client, *, size_mib
         leader = await until(lambda: leading(client), "one leads", within_s=30)
         await cluster.kill(leader)
         await cluster.start(leader)
-        wanted = elections + number + 1
-        await until(lambda: elected_beyond(client, wanted), "the next one leads", within_s=30)
+        following = partial(elected_beyond, client, elections + number + 1)
+        await until(following, "the next one leads", within_s=30)
     await cluster.cli("pool", "update", "primary", "--budget", "0")
     async with asyncio.timeout(300):
         async for shown in client.operator.follow(process):
