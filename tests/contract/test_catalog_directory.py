@@ -227,7 +227,7 @@ async def test_parts_become_one_file_and_are_swept(world: World) -> None:
     assert row is not None
     assert (row.flags, row.size, row.segments) == (FileFlag.multipart, 3000, [each.segment for each in parts])
     again = manifest(writer, upload, parts)
-    again.write_id = complete.write_id
+    again.write_id, again.digest = complete.write_id, complete.digest
     assert await writer.outcomes(again) == ["replayed"]
     assert await writer.outcomes(manifest(writer, upload, parts)) == ["invalid"]
 
@@ -278,7 +278,7 @@ async def test_parts_of_one_upload_do_not_disturb_each_other(world: World) -> No
     outcomes = await asyncio.gather(*(writer.outcomes(entry) for writer, entry in zip(writers, entries, strict=True)))
     assert outcomes == [["committed"]] * 6
     repeat = part(writers[0], upload, 0)
-    repeat.write_id = entries[0].write_id
+    repeat.write_id, repeat.digest = entries[0].write_id, entries[0].digest
     assert await writers[0].outcomes(repeat) == ["replayed"]
     assert await writers[1].outcomes(part(writers[1], upload, 9, "another path")) == ["invalid"]
 
