@@ -288,7 +288,11 @@ class FakeCoordinator(FakeServer):
         if wanted.name in self._cluster.namespaces:
             raise Conflict(f"the namespace {wanted.name!r} exists")
         made = api.NamespaceInfo(
-            wanted.name, len(self._cluster.namespaces) + 1, wanted.primary_pool, wanted.copy_pools, wanted.ack
+            wanted.name,
+            len(self._cluster.namespaces) + 1,
+            wanted.primary_pool,
+            ["copy"] if wanted.copy_pools is None else wanted.copy_pools,
+            wanted.ack,
         )
         self._cluster.namespaces[wanted.name] = made
         return made
