@@ -160,7 +160,8 @@ class VolumeKeeper:
         """Report what is missing or short; count what no row knows. Nothing is deleted."""
         claimed = {(row.extent, row.generation): row for row in rows}
         found = {(one.extent, one.generation): one.size for one in await volume.disk.inventory()}
-        volume.unknown_extents = len(found.keys() - claimed.keys()) + volume.disk.strangers_count
+        volume.unknown = found.keys() - claimed.keys()
+        volume.unknown_extents = len(volume.unknown) + volume.disk.strangers_count
         missing: list[int] = []
         short: list[SegmentRef] = []
         for key, row in claimed.items():

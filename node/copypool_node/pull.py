@@ -171,6 +171,11 @@ class Puller:
     async def _file(self, volume: MountedVolume, command: PullCommand) -> ExtentFile:
         file = volume.disk.get(command.extent, command.generation)
         if file is not None:
+            if (command.extent, command.generation) in volume.unknown:
+                # A location is in the catalog before its file is made: this file is of another extent of that number.
+                evidence = f"extent {command.extent} is here from before the catalog gave it out"
+                volume.distrust_catalog(evidence)
+                raise Unavailable(evidence)
             return file
         await volume.admit(command.up_to, "repair")
         return await volume.disk.create_extent(command.extent, command.generation, None, expected_bytes=command.up_to)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import AccessMode
-from copypool.protocol.errors import CatalogDown, CopypoolError, OutcomeUnknown, Overloaded, Unavailable
+from copypool.protocol.errors import CatalogDown, Conflict, CopypoolError, OutcomeUnknown, Overloaded, Unavailable
 from copypool.protocol.internal import (
     EXTENT_HEADER_BYTES,
     OPEN_EXTENTS_MAX,
@@ -64,6 +64,7 @@ class MountedVolume:
         self.access_since_ms = 0  #: the newest change of it that was heard of
         self.ready_epoch = 0  #: session epoch under which the volume's own extents are sealed and cut: it takes writes
         self.unknown_extents = 0
+        self.unknown: set[tuple[int, int]] = set()  #: (extent, generation) of files that had no row at the mount
         #: Why nothing may be written, cut or deleted here; reads go on. "": no reason.
         self.safe_mode = ""
         self._revision_noted_s = float("-inf")
@@ -219,7 +220,11 @@ class MountedVolume:
         session.saw_revision(reply.revision)
         await self.disk.raise_revision(reply.revision)
         header = ExtentHeader(session.cluster_id, reply.extent, reply.extent_class, epoch, session.clock.now_ms())
-        file = await self.disk.create_extent(reply.extent, reply.generation, header)
+        try:
+            file = await self.disk.create_extent(reply.extent, reply.generation, header)
+        except Conflict as exc:
+            self.distrust_catalog(f"extent {reply.extent} was given out once more; it is here already")
+            raise Unavailable(self.refusal()) from exc
         holding = self._holdings.add(
             Holding(self, file, reply.extent, reply.generation, EXTENT_HEADER_BYTES, writing=True)
         )

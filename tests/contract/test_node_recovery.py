@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from copypool.protocol.errors import Fenced, NoSpace, OutcomeUnknown, Unavailable
-from copypool.protocol.internal import DropCommand, HeartbeatRequest, InventoryReport, SealCommand
+from copypool.protocol.internal import (
+    DropCommand,
+    HeartbeatRequest,
+    InventoryReport,
+    PullCommand,
+    PullSource,
+    SealCommand,
+)
 from copypool_node.disk import Disk
 from copypool_node.format import find_seal_footer
 from copypool_node.scanner import Scanner
@@ -192,6 +199,35 @@ async def test_nothing_is_acknowledged_into_a_file_that_somebody_took_away(
         assert (1, "after") not in coordinator.files
         await eventually(lambda: coordinator.extents[1].sealed, "the extent is sealed")
         assert coordinator.extents[1].length == length
+
+
+async def test_an_extent_that_is_given_out_twice_tells_that_the_catalog_is_older(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("forgotten", b"1")
+        file = node.extent_file(1)
+    before = file.read_bytes()
+    coordinator.extents.clear()
+    coordinator._next_extent = 1
+    async with running_node(tmp_path, coordinator) as node:
+        with pytest.raises(Unavailable, match="safe mode"):
+            await node.put("more", b"2")
+    assert file.read_bytes() == before
+
+
+async def test_a_file_without_a_row_is_not_continued_as_a_copy(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("forgotten", b"1")
+        file = node.extent_file(1)
+    before = file.read_bytes()
+    coordinator.extents.clear()
+    async with running_node(tmp_path, coordinator) as node:
+        source = PullSource(77, "http://127.0.0.1:1", 1 << 20, "")
+        await node.command("pull", PullCommand(1, 1, node.volume, 1, 1 << 20, False, [], b"", [source]))
+        await eventually(lambda: bool(node.node.volumes[0].safe_mode), "the volume is in safe mode")
+        assert not coordinator.requests["progress"]
+    assert file.read_bytes() == before
 
 
 async def test_a_torn_tail_is_cut_at_the_next_start(tmp_path: Path, coordinator: FakeCoordinator) -> None:
