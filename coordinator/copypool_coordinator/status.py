@@ -134,6 +134,11 @@ def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
         reasons.append("no coordinator leads: nothing is copied, repaired or verified until one does")
     elif not facts.current:
         reasons.append(f"{facts.coordinator} has not caught up with etcd: what it shows may be a moment old")
+    if not view.nodes:
+        reasons.append(
+            "no storage node has ever joined this catalog: if the cluster had nodes, its etcd was replaced by an empty "
+            "one; the volumes are untouched, bring the right etcd back"
+        )
     reasons += _reasons_of_the_leader(view, facts)
     if not facts.sampled:
         reasons.append("etcd did not tell how long the open extents are: their newest bytes are not counted")

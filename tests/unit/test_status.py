@@ -76,6 +76,11 @@ async def test_an_empty_cluster_is_green() -> None:
     assert (await Seen(ToyCluster()).status()).healthy
 
 
+async def test_a_catalog_without_a_node_is_not_green() -> None:
+    """An empty etcd in the place of a full one must not look like a healthy cluster."""
+    assert "no storage node" in only(await Seen(ToyCluster(primary_nodes=0, copy_nodes=0)).status())
+
+
 async def test_copied_and_read_back_is_green_and_named() -> None:
     seen = Seen(ToyCluster())
     proven(seen.cluster)
