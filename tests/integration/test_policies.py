@@ -70,6 +70,12 @@ async def green(cluster: RealCluster, client: Client, what: str, within_s: float
         raise AssertionError(f"{what}: {reasons}") from error
 
 
+async def proven(client: Client) -> bool:
+    """Whether every byte was read back, too."""
+    status = await client.status()
+    return status.healthy and not status.unverified_bytes
+
+
 def payload(seed: int, size: int = 50_000) -> bytes:
     return random.Random(seed).randbytes(size)
 
@@ -170,7 +176,9 @@ async def test_access_modes(cluster: RealCluster, client: Client) -> None:
     assert not await cluster.is_green(client)
     await client.policies.volume_update(primary, access="readwrite")
     await green(cluster, client, "green again", within_s=30)
-    # Offsite: it counts as a copy, and is not read.
+    # Offsite: it counts as a copy, and is not read. What was read back before it left stays proven while it is away.
+    assert (await cluster.cli("audit", "volume", copy)).code == 0
+    await until(lambda: proven(client), "all is read back", within_s=30)
     details = await client.policies.volume_update(copy, access="offsite", location_text="bank, box 7")
     assert (details.location_text, details.info.reachable) == ("bank, box 7", False)
     assert details.verified_oldest_unix_s is not None
