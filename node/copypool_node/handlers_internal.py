@@ -159,12 +159,13 @@ class InternalHandlers:
             raise Forbidden("the capability does not allow pulling this extent")
         start = requests.number(requests.parameter(query, "from"), "from")
         stop = requests.number(requests.parameter(query, "to"), "to")
-        holding = self._node.holdings.longest(extent)
-        if holding is None:
+        length = self._node.holdings.longest(extent)
+        if not length:
             raise Unavailable(f"this node does not hold extent {extent}")
+        holding = self._node.holdings.source(extent, start, stop)
+        if holding is None or not 0 <= start < stop:
+            raise RangeNotSatisfiable(f"extent {extent} reaches {length} here", length=length)
         stop = min(stop, holding.length)
-        if not 0 <= start < stop:
-            raise RangeNotSatisfiable(f"extent {extent} reaches {holding.length} here", length=holding.length)
         response = StreamResponse(headers={"Content-Type": OCTETS})
         response.content_length = stop - start
         data = await holding.file.read(start, min(CHUNK_BYTES, stop - start))

@@ -43,8 +43,16 @@ class Holdings:
             yield from holdings
 
     def add(self, holding: Holding) -> Holding:
-        """Index a holding; an older generation on the same volume gives way."""
-        others = [one for one in self._by_extent.get(holding.extent, []) if one.volume is not holding.volume]
+        """Index a holding in the place of one of the same volume and generation.
+
+        An older generation beside it stays until it is dropped by command: while its replacement grows, a damaged file
+        may be the only one with some block (A15).
+        """
+        others = [
+            one
+            for one in self._by_extent.get(holding.extent, [])
+            if (one.volume, one.generation) != (holding.volume, holding.generation)
+        ]
         self._by_extent[holding.extent] = [*others, holding]
         return holding
 
@@ -70,6 +78,18 @@ class Holdings:
             found.sort(key=lambda one: one.damaged)
         return found
 
-    def longest(self, extent: int) -> Holding | None:
-        """The holding that reaches furthest, sound ones first."""
-        return max(self._by_extent.get(extent, ()), key=lambda one: (not one.damaged, one.length), default=None)
+    def source(self, extent: int, start: int, stop: int) -> Holding | None:
+        """The best holding to pull [start, stop) from: one that reaches `stop`, a sound one, the longest.
+
+        None when nothing reaches behind `start`. A damaged one that has the bytes goes before a sound one that has not:
+        whoever pulls checks every block.
+        """
+        return max(
+            (one for one in self._by_extent.get(extent, ()) if one.length > start),
+            key=lambda one: (one.length >= stop, not one.damaged, one.length),
+            default=None,
+        )
+
+    def longest(self, extent: int) -> int:
+        """How far the holdings of this node reach."""
+        return max((one.length for one in self._by_extent.get(extent, ())), default=0)

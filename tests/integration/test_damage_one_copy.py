@@ -1,0 +1,44 @@
+"""With one copy node a damaged copy is replaced on its own volume; meanwhile its good blocks are needed (A15)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from copypool import Client
+from copypool.dev.layout import Sizes
+from copypool.protocol.stripes import STRIPE_BYTES
+from kit.cluster import RealCluster, real_cluster, until
+from kit.workload import NAMESPACE
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[RealCluster]:
+    with real_cluster(Sizes(copy_nodes=1)) as cluster:
+        yield cluster
+
+
+async def test_a_damaged_copy_serves_its_good_blocks_while_its_replacement_grows(
+    cluster: RealCluster, client: Client
+) -> None:
+    content = random.Random(12).randbytes(5 * STRIPE_BYTES)
+    await client.put(NAMESPACE, "both", content)
+    await client.wait_copied(timeout_s=20)
+    (segment,) = (await client.stat(NAMESPACE, "both")).segments
+    (primary,) = [location for location in segment.locations if location.pool_type == "primary"]
+    (copy,) = [location for location in segment.locations if location.pool_type == "copy"]
+    assert (await cluster.cli("audit", "volume", copy.volume)).code == 0, "sealed, and clean so far"
+
+    cluster.flip(copy.node, segment.extent, copy.offset + 15_000_000)
+    cluster.flip(primary.node, segment.extent, primary.offset + 6_000_000)
+    # It reads the copy only: the replacement of the copy meets the primary's bad block half-way.
+    found = await cluster.cli("audit", "volume", copy.volume, "--no-wait")
+    assert found.code == 0, found
+
+    async def mended() -> bool:
+        assert await client.get(NAMESPACE, "both") == content
+        return await cluster.is_green(client)
+
+    await until(mended, "both are mended, and every read meanwhile is right", within_s=90)
