@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from copypool.protocol.api import AccessMode
+from copypool.protocol.api import AccessMode, ReadReport
 from copypool.protocol.capability import WriteCapability, check_write
 from copypool.protocol.errors import CallerError, Forbidden, Invalid, Unavailable
 from copypool.protocol.internal import (
@@ -32,6 +32,7 @@ from copypool.protocol.internal import (
     OwnExtentsRequest,
     Peer,
     ProgressReport,
+    PullFault,
     RegisterReply,
     RegisterRequest,
     SealRequest,
@@ -47,6 +48,7 @@ from copypool_coordinator.exchange import answer, read_body, read_struct
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.placement import choose_twin
+from copypool_coordinator.reports import Reports
 from copypool_coordinator.rows import ClassRow, VolumeRow
 from copypool_coordinator.view import Versioned
 
@@ -67,9 +69,11 @@ class NodeApi:
         mint: Mint,
         heartbeats: Heartbeats,
         metrics: Metrics,
+        reports: Reports,
         *,
         body_bytes: int,
     ) -> None:
+        self._reports = reports
         self._catalog = catalog
         self._view = catalog.view
         self._auth = auth
@@ -93,6 +97,7 @@ class NodeApi:
             "/n/inventory": self._inventory,
             "/n/progress": self._progress,
             "/n/verified": self._verified,
+            "/n/fault": self._fault,
         }
 
     async def _from_node(self, request: web.BaseRequest, struct: type[S]) -> S:
@@ -226,6 +231,16 @@ class NodeApi:
 
     async def _verified(self, request: web.BaseRequest) -> web.Response:
         await self._catalog.report_verified(await self._from_node(request, VerifyReport))
+        return answer(request, Done())
+
+    async def _fault(self, request: web.BaseRequest) -> web.Response:
+        """Taken like a client's report of a failed read: the source is told to verify, and nothing is marked by it."""
+        fault = await self._from_node(request, PullFault)
+        entry = self._view.extents.get(fault.extent)
+        for location in entry.row.locations if entry is not None else ():
+            volume = self._view.volumes_by_id.get(location.volume)
+            if volume is not None and volume.row.node == fault.source_node:
+                self._reports.add([ReadReport(fault.extent, volume.name, fault.source_node, "checksum", 1)])
         return answer(request, Done())
 
     # -- commits -----------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ class Coordinator:
         prover = Prover(catalog, locator, reading, duties.sample, policy, duties.overview.caught_up)
         inspector = Inspector(catalog, locator, reading, duties.overview, heartbeats)
         insight = InsightApi(catalog, auth, prover, inspector, LogReader(catalog), body_bytes=limits.rpc_body_bytes)
-        nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, body_bytes=limits.node_body_bytes)
+        nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, reports, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
         self._catalog, self._lookups, self._overview = catalog, lookups, duties.overview

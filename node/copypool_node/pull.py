@@ -26,7 +26,15 @@ from copypool.protocol.errors import (
     Unavailable,
     from_response,
 )
-from copypool.protocol.internal import PULL_COMMIT_BYTES, Done, ProgressReport, PullCommand, PullSource, VerifyReport
+from copypool.protocol.internal import (
+    PULL_COMMIT_BYTES,
+    Done,
+    ProgressReport,
+    PullCommand,
+    PullFault,
+    PullSource,
+    VerifyReport,
+)
 from copypool.protocol.routes import CAPABILITY
 from copypool.protocol.stripes import FULL_STRIDE_BYTES
 from copypool_node.config import Limits
@@ -49,6 +57,7 @@ CONNECT_S = 1.0
 STALL_S = 5.0
 FEED_BYTES = 1024 * 1024  #: received, checked and written at a time
 MERGED_SOURCES_MAX = 4  #: copies of one stripe held in memory at a time
+FAULT_WAIT_S = 2.0  #: a hint is not worth more
 ROUNDS_MAX = 6  #: tries over all sources before the pull is given up; the leader asks again
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 10.0
@@ -221,6 +230,8 @@ class Puller:
                         raise
                     failure = f"node {source.node_id}: {exc.message}"
                     log.warning("pull of extent %d from %s", command.extent, failure)
+                    if isinstance(exc, Corrupt):
+                        await self._tell_fault(command.extent, source.node_id)
             if scanner.verified_length >= command.up_to:
                 await self._commit(holding, scanner)
                 return
@@ -347,6 +358,14 @@ class Puller:
         holding.length = command.up_to
         holding.sealed = True
         await self._report(holding, command.up_to, scanner.records, finished=True, verified=True)
+
+    async def _tell_fault(self, extent: int, source_node: int) -> None:
+        """Have the source verify itself: only its own finding marks it, and a repair must not wait for a reader."""
+        fault = PullFault(self._session.node_id, extent, source_node)
+        try:
+            await self._session.link.call("fault", fault, Done, deadline_s=FAULT_WAIT_S)
+        except CopypoolError as exc:
+            log.info("extent %d: nobody was told of node %d: %s", extent, source_node, exc.message)
 
     async def _report_damage(self, key: Key, holding: Holding, command: PullCommand, found: Corrupt) -> None:
         """The medium lost what it had kept. The file stays as it is: its other blocks may be needed."""

@@ -42,3 +42,25 @@ async def test_a_damaged_copy_serves_its_good_blocks_while_its_replacement_grows
         return await cluster.is_green(client)
 
     await until(mended, "both are mended, and every read meanwhile is right", within_s=90)
+
+
+async def test_a_rotten_source_of_a_repair_is_found_without_any_reader(cluster: RealCluster, client: Client) -> None:
+    content = random.Random(13).randbytes(5 * STRIPE_BYTES)
+    await client.put(NAMESPACE, "unread", content)
+    await client.wait_copied(timeout_s=20)
+    (segment,) = (await client.stat(NAMESPACE, "unread")).segments
+    (primary,) = [location for location in segment.locations if location.pool_type == "primary"]
+    (copy,) = [location for location in segment.locations if location.pool_type == "copy"]
+    assert (await cluster.cli("audit", "volume", copy.volume)).code == 0
+    cluster.flip(copy.node, segment.extent, copy.offset + 15_000_000)
+    cluster.flip(primary.node, segment.extent, primary.offset + 6_000_000)
+
+    assert (await cluster.cli("audit", "volume", copy.volume, "--no-wait")).code == 0
+
+    async def primary_marked() -> bool:
+        kinds = {(event.kind, event.volume) async for event in client.events() if event.extent == segment.extent}
+        return ("LocationDamaged", primary.volume) in kinds
+
+    await until(primary_marked, "the puller's finding makes the source verify itself", within_s=30)
+    await until(lambda: cluster.is_green(client), "both are mended", within_s=60)
+    assert await client.get(NAMESPACE, "unread") == content

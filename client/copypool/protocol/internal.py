@@ -364,6 +364,14 @@ class ProgressReport(Internal):
     verified: bool  #: sealed, and read back from the medium past the page cache
 
 
+class PullFault(Internal):
+    """POST /n/fault: bytes that a puller got from another node failed their check. A hint: that node verifies."""
+
+    node_id: int  #: the puller
+    extent: int
+    source_node: int
+
+
 class VerifyCommand(Internal):
     """POST /i/verify: read every byte of this location up to `length` from the medium and report. Queued, paced."""
 
