@@ -114,18 +114,21 @@ def verified(row: ExtentRow, location: Location, length: int, digest: bytes, now
         evidence = f"its digest {digest.hex()} is not the extent's {row.digest.hex()}"
         return marked(row, location, "damaged", evidence, now_ms)
     state: LocationState = "good" if location.state in ("damaged", "missing") else location.state
-    healed = replace(location, state=state, evidence="", verified_ms=now_ms)
+    healed = replace(location, state=state, evidence="", verified_ms=now_ms, bad_offset=-1)
     if state != location.state:
         healed.changed_ms = now_ms
     row = with_location(row, location, healed)
     return replace(row, digest=digest) if whole and not row.digest else row
 
 
-def marked(row: ExtentRow, location: Location, state: LocationState, evidence: str, now_ms: int) -> ExtentRow:
+def marked(
+    row: ExtentRow, location: Location, state: LocationState, evidence: str, now_ms: int, bad_offset: int = -1
+) -> ExtentRow:
     """The row with a location marked damaged or missing; the length stays: it says what was once there."""
     if location.state in (state, "dropping"):
         return row
-    return with_location(row, location, replace(location, state=state, evidence=evidence[:500], changed_ms=now_ms))
+    after = replace(location, state=state, evidence=evidence[:500], changed_ms=now_ms, bad_offset=bad_offset)
+    return with_location(row, location, after)
 
 
 def dropping(row: ExtentRow, location: Location, now_ms: int) -> ExtentRow:

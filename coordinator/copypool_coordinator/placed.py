@@ -97,7 +97,15 @@ class Placed:
         guards = [session_guard(report.node_id, report.epoch)]
         if not report.good:
             state: LocationState = "missing" if report.missing else "damaged"
-            return await self._mark(report.extent, report.volume, report.generation, state, report.evidence, guards)
+            return await self._mark(
+                report.extent,
+                report.volume,
+                report.generation,
+                state,
+                report.evidence,
+                guards,
+                bad_offset=-1 if report.missing else report.bad_offset,
+            )
         now_ms = self._core.now_ms()
 
         def decide(seen: Seen) -> Change[VerifyOutcome]:
@@ -127,12 +135,13 @@ class Placed:
         """
         await self._check_volume(report.node_id, report.volume)
         guards = [session_guard(report.node_id, report.epoch)]
-        wanted = [(extent, 0, "missing", "an inventory did not find its file") for extent in report.missing]
+        wanted = [(extent, 0, "missing", "an inventory did not find its file", -1) for extent in report.missing]
         wanted += [
-            (short.extent, short.offset, "damaged", f"its file ends at {short.length}") for short in report.short
+            (short.extent, short.offset, "damaged", f"its file ends at {short.length}", short.length)
+            for short in report.short
         ]
         outcomes = []
-        for extent, generation, state, evidence in wanted:
+        for extent, generation, state, evidence, bad_offset in wanted:
             known = self._core.view.extents.get(extent)
             for location in list(known.row.locations) if known is not None else ():
                 if location.volume != report.volume or (generation and location.generation != generation):
@@ -145,6 +154,7 @@ class Placed:
                     evidence,
                     guards,
                     not_after=report.revision,
+                    bad_offset=bad_offset,
                 )
                 if outcome.kind != "unchanged":
                     outcomes.append(outcome)
@@ -178,6 +188,7 @@ class Placed:
         evidence: str,
         guards: list[Guard],
         not_after: int = 0,
+        bad_offset: int = -1,
     ) -> VerifyOutcome:
         """Mark a location. An extent that is appended to there is sealed first: nothing is appended to damage."""
         now_ms = self._core.now_ms()
@@ -193,7 +204,7 @@ class Placed:
                 row = locations.sealed(row, seen.open, now_ms)
                 location = locations.find(row, volume, generation)
                 assert location is not None
-            marked = locations.marked(row, location, state, evidence, now_ms)
+            marked = locations.marked(row, location, state, evidence, now_ms, bad_offset)
             if marked is row:
                 return Change(unchanged)
             kind: Literal["damaged", "missing"] = "damaged" if state == "damaged" else "missing"

@@ -77,9 +77,9 @@ class ProcessApi:
         if found.dies_extents and not body.force:
             lost = ", ".join(str(entry.extent) for entry in found.blocked[:10])
             raise Conflict(
-                f"{found.dies_extents} extents would lose their last good location with volume {body.volume!r} "
-                f"({lost}{' and more' if found.dies_extents > 10 else ''}): `restore` or `move data` first, "
-                "or --force with the volume's name",
+                f"{found.dies_extents} extents may have bytes that are only on volume {body.volume!r} "
+                f"({lost}{' and more' if found.dies_extents > 10 else ''}; --preview says why): `restore` or "
+                "`move data` first, or --force with the volume's name",
                 dies_extents=found.dies_extents,
             )
         row.total_extents, row.total_bytes = found.extents, found.bytes

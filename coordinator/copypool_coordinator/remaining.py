@@ -9,16 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from copypool_coordinator.controllers.filling import sources_for, without_volume
+from copypool.protocol.api import LocationState
+from copypool_coordinator.controllers.filling import without_volume
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.protection import PoolStanding, assess, is_empty, may_leave, reach, wanted_total
+from copypool_coordinator.recovery import prospect
 from copypool_coordinator.rows import ExtentRow, Location, ProcessRow
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
 
 _HELD = ("good", "copying", "damaged")
+#: Why a location cannot be discarded while no other good one reaches as far, by its state.
+_LAST: dict[LocationState, str] = {
+    "good": "it is the last good location",
+    "copying": "it is half-copied, and no good location reaches as far: it may hold bytes that are nowhere else",
+    "damaged": "it is damaged, and no good location reaches as far: it may hold blocks that are nowhere else",
+    "missing": "its file is missing, and no good location reaches as far: bring it back, or --force",
+}
 
 
 class Left(NamedTuple):
@@ -194,7 +203,7 @@ class Obstacles:
             return None
         for location in row.locations:
             if location.volume == one.volume and not may_leave(row, location, committed, self._facts.counted, 1):
-                return None if location.state == "dropping" else Obstacle("it is the last good location")
+                return None if location.state == "dropping" else Obstacle(_LAST[location.state])
         return None if place.up or place.destroyed else Obstacle(f"the node of volume {place.name} is away")
 
     def _of_leaving(self, one: Left, row: ExtentRow, committed: int, settled: bool) -> Obstacle | None:
@@ -217,23 +226,9 @@ class Obstacles:
     def _of_filling(self, one: Left, row: ExtentRow, committed: int, pool: PoolStanding) -> Obstacle | None:
         """Why this pool does not become whole: nothing to read, or nowhere to write."""
         facts = self._facts
-        best = max((reach(row, each, committed) for each in row.locations if self._readable(each)), default=0)
-        if best < committed:
-            away = sorted(
-                facts.places[each.volume].name
-                for each in row.locations
-                if each.volume in facts.places
-                and not facts.places[each.volume].up
-                and not facts.places[each.volume].destroyed
-                and each.state in _HELD
-                and reach(row, each, committed) > best
-            )
-            if away:
-                return Obstacle(f"only {', '.join(away)} holds all of it, and cannot be reached now")
-            short = (
-                "no location holds its bytes any more" if not best else f"its last {committed - best} bytes are gone"
-            )
-            return Obstacle(short, final=True)
+        expected = prospect(row, committed, facts.places)
+        if expected.outlook in ("away", "lost"):
+            return Obstacle(expected.why, final=expected.outlook == "lost" and not expected.damaged)
         moving_off = facts.orders.moves.get(one.extent)
         for location in row.locations:
             place = facts.places.get(location.volume)
@@ -247,10 +242,6 @@ class Obstacles:
         name = known.name if known is not None else str(pool.pool)
         return Obstacle(f"no volume of pool {name!r} on a node without a copy of it can take it")
 
-    def _readable(self, location: Location) -> bool:
-        place = self._facts.places.get(location.volume)
-        return place is not None and place.up and location.state in _HELD
-
     def _can_place(self, row: ExtentRow, pool: int, moving_off: int | None) -> bool:
         volumes = tuple(sorted(each.volume for each in row.locations if each.volume != moving_off))
         key = (pool, row.length.bit_length(), volumes)
@@ -260,13 +251,9 @@ class Obstacles:
         return known
 
 
-def sources(view: ClusterView, facts: Facts, items: list[Left]) -> list[str]:
-    """Names of the volumes that are read first for these extents."""
-    found: set[int] = set()
-    for one in items:
-        row = view.extents[one.extent].row
-        committed = facts.committed(one.extent, row)
-        nowhere = Location(0, 0, "copying", 0, 0)
-        for source in sources_for(facts, row, nowhere, row.length if committed is None else committed)[:1]:
-            found.add(source.volume)
-    return sorted(facts.places[volume].name for volume in found)
+def gone_already(view: ClusterView, facts: Facts, one: Left) -> bool:
+    """Whether this extent's location there is on its way out and nothing is lacking without it."""
+    row = view.extents[one.extent].row
+    here = [each for each in row.locations if each.volume == one.volume]
+    standing = facts.standing(view, one.extent, row)
+    return all(each.state == "dropping" for each in here) and standing is not None and standing.satisfied

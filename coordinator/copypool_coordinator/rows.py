@@ -112,6 +112,7 @@ class Location(Row):
     verified_ms: int = 0  #: last time every byte was read back and matched; 0: not yet
     changed_ms: int = 0
     evidence: str = ""  #: of a damaged or missing location
+    bad_offset: int = -1  #: extent offset of a damaged location's first bad block, as its node found it; -1: not known
 
 
 class Share(Row):

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING
 
 from copypool.protocol.api import AccessMode
 from copypool.protocol.errors import Conflict, Invalid, NotFound
-from copypool.protocol.processes import SKIPPED_MAX, Preview, ProcessRequest, SkippedEntry, VolumeIntent
+from copypool.protocol.processes import (
+    SKIPPED_MAX,
+    Preview,
+    ProcessRequest,
+    SkippedEntry,
+    SourceShare,
+    VolumeIntent,
+)
 from copypool_coordinator.controllers.processes import FOUND_MAX
 from copypool_coordinator.jobs import EMPTYING
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.policy import Facts
-from copypool_coordinator.protection import VolumeFacts
-from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, left, sources
+from copypool_coordinator.protection import VolumeFacts, is_empty
+from copypool_coordinator.recovery import prospect
+from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, gone_already, left
 from copypool_coordinator.rows import FORMAT, OpenRow, ProcessRow
 
 if TYPE_CHECKING:
@@ -231,15 +239,17 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
     """What would come of it. `facts` are those of the granted request."""
     row = plan.row
     items = left(view, facts, marks, row)
+    gone = [one for one in items if row.verb == "restore" and one.volume and gone_already(view, facts, one)]
+    items = [one for one in items if one not in gone]
     obstacles = Obstacles(view, facts)
-    stuck: list[tuple[Left, str]] = []
-    for one in items:
-        obstacle = obstacles.of(row.verb, one)
-        if obstacle is not None:
-            stuck.append((one, obstacle.why))
+    stuck = [(one, why.why) for one in items if (why := obstacles.of(row.verb, one)) is not None]
     blocked = {one.extent for one, _ in stuck}
+    able = [] if row.verb in ("audit", "delete") else [one for one in items if one.extent not in blocked]
+    origins = _origins(view, facts, able)
     size = row.total_bytes if row.verb == "rebalance" else sum(one.bytes for one in items)
     notes = list(plan.notes)
+    if gone:
+        notes.append(f"{len(gone)} more extents are leaving it already, and nothing of them is lacking elsewhere")
     if facts.brake:
         notes.append(facts.brake)
     if not items and not size:
@@ -250,19 +260,57 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
         extents=len(items),
         bytes=size,
         records=sum(one.records for one in items),
-        sources=[] if row.verb in ("audit", "delete") else sources(view, facts, _able(items, blocked)),
-        blocked=[SkippedEntry(one.extent, one.bytes, one.records, why) for one, why in stuck[:SKIPPED_MAX]],
+        sources=origins.volumes,
+        blocked=_entries(stuck),
         blocked_extents=len(stuck),
         blocked_bytes=sum(one.bytes for one, _ in stuck),
         blocked_records=sum(one.records for one, _ in stuck),
         dies_extents=_dying(view, facts, row) if row.verb == "delete" else 0,
         eta_s=_eta_s(view, row, size),
         notes=notes,
+        shares=origins.shares,
+        merged=_entries(origins.merged),
+        merged_extents=len(origins.merged),
+        merged_bytes=sum(one.bytes for one, _ in origins.merged),
+        merged_records=sum(one.records for one, _ in origins.merged),
     )
 
 
-def _able(items: Sequence[Left], blocked: set[int]) -> list[Left]:
-    return [one for one in items if one.extent not in blocked]
+def _entries(items: Sequence[tuple[Left, str]]) -> list[SkippedEntry]:
+    return [SkippedEntry(one.extent, one.bytes, one.records, why) for one, why in items[:SKIPPED_MAX]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Origins:
+    """Where the bytes of extents would come from."""
+
+    volumes: list[str]
+    shares: list[SourceShare]
+    merged: list[tuple[Left, str]]  #: what has no whole location, and why
+
+
+def _origins(view: ClusterView, facts: Facts, items: Sequence[Left]) -> _Origins:
+    volumes: set[int] = set()
+    shares: dict[int, tuple[int, int]] = {}
+    merged: list[tuple[Left, str]] = []
+    for one in items:
+        row = view.extents[one.extent].row
+        committed = facts.committed(one.extent, row)
+        expected = prospect(row, row.length if committed is None else committed, facts.places)
+        if is_empty(one.bytes):
+            continue
+        volumes.update(expected.volumes)
+        if expected.outlook == "merge":
+            merged.append((one, expected.why))
+        elif expected.outlook == "whole":
+            extents, size = shares.get(expected.volumes[0], (0, 0))
+            shares[expected.volumes[0]] = (extents + 1, size + one.bytes)
+    by_name = {facts.places[volume].name: share for volume, share in shares.items()}
+    return _Origins(
+        sorted(facts.places[volume].name for volume in volumes),
+        [SourceShare(name, *by_name[name]) for name in sorted(by_name)],
+        merged,
+    )
 
 
 def _dying(view: ClusterView, facts: Facts, row: ProcessRow) -> int:

@@ -47,28 +47,50 @@ def process_text(one: ProcessInfo) -> str:
     return "\n".join(lines)
 
 
-def _skipped_table(entries: Sequence[SkippedEntry], total: int) -> str:
+def _skipped_table(entries: Sequence[SkippedEntry], total: int, why: str = "why not") -> str:
     rows = [
         [str(each.extent), readable_bytes(each.bytes), str(each.records), printable(each.why)]
         for each in entries[:_SHOWN_MAX]
     ]
-    text = table(["extent", "bytes", "records", "why not"], rows)
+    text = table(["extent", "bytes", "records", why], rows)
     return text if total <= _SHOWN_MAX else f"{text}\nand {total - _SHOWN_MAX} more (--json)"
 
 
 def preview_text(found: Preview) -> str:
     """What would be done, for reading."""
-    size = f"{found.extents} extents, {readable_bytes(found.bytes)}, {found.records} records"
-    blocked = readable_bytes(found.blocked_bytes)
-    lines = [
-        f"{found.verb} of {printable(found.what)}: {size}",
-        f"read from   {', '.join(found.sources) or '-'}",
+    size = _amount(found.extents, found.bytes, found.records)
+    lines = [f"{found.verb} of {printable(found.what)}: {size}"]
+    if found.verb not in ("audit", "delete"):
+        lines += _origin_lines(found)
+    lines += [
         f"ETA         {_eta(found.eta_s)}" + ("" if found.eta_s is not None else " (no such process has run yet)"),
-        f"cannot be   {found.blocked_extents} extents, {blocked}, {found.blocked_records} records",
+        f"cannot be   {_amount(found.blocked_extents, found.blocked_bytes, found.blocked_records)}",
     ]
     if found.verb == "delete":
         lines.append(f"would die   {found.dies_extents} extents")
     lines += [f"note        {printable(note)}" for note in found.notes]
+    if found.merged:
+        lines += ["", _skipped_table(found.merged, found.merged_extents, "why perhaps not")]
     if found.blocked:
         lines += ["", _skipped_table(found.blocked, found.blocked_extents)]
     return "\n".join(lines)
+
+
+def _amount(extents: int, size_bytes: int, records: int) -> str:
+    return f"{extents} extents, {readable_bytes(size_bytes)}, {records} records"
+
+
+def _origin_lines(found: Preview) -> list[str]:
+    """From whom: whole ones volume by volume, then what only a merge could make."""
+    lines = [
+        f"read from   {each.volume}: {each.extents} extents, {readable_bytes(each.bytes)}"
+        for each in found.shares[:_SHOWN_MAX]
+    ]
+    if len(found.shares) > _SHOWN_MAX:
+        lines.append(f"read from   {len(found.shares) - _SHOWN_MAX} volumes more (--json)")
+    if not found.shares:
+        lines.append("read from   no whole location" if found.extents else "read from   -")
+    if found.merged_extents:
+        merged = _amount(found.merged_extents, found.merged_bytes, found.merged_records)
+        lines.append(f"perhaps     {merged}: without a whole location, known only when tried")
+    return lines

@@ -47,6 +47,14 @@ class SkippedEntry(msgspec.Struct, array_like=True):
     why: str
 
 
+class SourceShare(msgspec.Struct, array_like=True):
+    """What one volume would give."""
+
+    volume: str
+    extents: int
+    bytes: int
+
+
 class Preview(msgspec.Struct):
     """What a process would do if it began now: from the same function that the process goes by."""
 
@@ -55,7 +63,7 @@ class Preview(msgspec.Struct):
     extents: int
     bytes: int
     records: int  #: files and parts of files in these extents, deletes among them
-    sources: list[str]  #: volumes that would be read, by name
+    sources: list[str]  #: volumes that would be read, by name: those of `shares`, and those that are merged from
     blocked: list[SkippedEntry]  #: what cannot be done as things are, and why; the first 100
     blocked_extents: int
     blocked_bytes: int
@@ -63,6 +71,13 @@ class Preview(msgspec.Struct):
     dies_extents: int  #: delete: extents whose last good location would go
     eta_s: float | None  #: from the pace of the last process of this kind; None: there was none
     notes: list[str]  #: what an operator should know before
+    shares: list[SourceShare] = []  #: what is whole somewhere, by the volume that is read first
+    #: Extents without a whole location: they succeed only if several bad or leaving ones together have every block,
+    #: which is known when it is tried. Not among `blocked`; the first 100.
+    merged: list[SkippedEntry] = []
+    merged_extents: int = 0
+    merged_bytes: int = 0
+    merged_records: int = 0
 
 
 class ProcessInfo(msgspec.Struct):
