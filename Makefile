@@ -8,7 +8,7 @@ BENCH_READY := $(VENV)/.bench-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test slow unit demo bench clean
+.PHONY: help setup check format test slow unit demo bench images clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, 
 
 bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per operation: under 6 minutes; BENCH=--quick: under 1
 	PYTHONPATH=tests python -m bench $(BENCH)
+
+images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with or without a registry; BASE_IMAGE=...
+	.ci/setup-docker start
+	.ci/build-images $(VENV)
 
 clean: ## Stop what `copypool dev` runs here, then remove .venv, .dev, .demo and caches
 	@for dir in .dev .demo; do \
