@@ -1,17 +1,16 @@
 """Judges a history: is there an order of the operations, true to what each client saw, that one honest store explains?
 
 Pure. Every file is a register of its own (linearizability is local: Herlihy and Wing, 1990), so each path is searched
-alone, after Wing and Gong (1993) with the memory of dead ends that Lowe (2017) adds. Per path:
+alone, by `kit.orders`. Per path:
 
 - an acknowledged write takes effect once, between its invocation and its completion; versions rise in that order;
 - an acknowledged delete finds a file; one answered `not_found`, and a read that finds nothing, see none;
 - an unknown write takes effect once, at any time from its invocation on, or never; a failed one never;
 - a listing reads every path below its prefix at some time while it runs, the ones that it leaves out included.
 
-Three choices keep the search small and lose no order that could explain the history. (1) An observation that fits
-the present state goes first: it changes nothing. (2) An unknown write is placed only just before an operation that
-needs it: followed by anything else it could be left out, for unknown writes are never needed to *prevent* something.
-(3) Of required writes with versions only the lowest goes next. The search is bounded; `undecided` is a violation.
+- an answer `unavailable`, where it is excused, sees the excused version while its nodes are away (`kit.excuses`).
+
+The search is bounded; `undecided` is a violation.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
+from kit.excuses import Excused, Excuses, Finding, is_unavailable
 from kit.history import NEVER, WRITES, Kind, Operation, Outcome
+from kit.orders import Action, search
 
 STATES_MAX = 200_000  #: of one path, visited before the search gives up
 _STORY_STATES_MAX = 20_000  #: of one search while a story is looked for
@@ -75,29 +75,21 @@ class Verdict:
         return "\n".join([head, *(str(violation) for violation in self.violations)])
 
 
-class Action(NamedTuple):
-    """One operation as its path sees it."""
-
-    operation: Operation
-    invoked: int
-    completed: int
-    writes: bool  #: False: an observation
-    optional: bool  #: may have taken effect, or not
-    digest: str  #: stored or observed; empty: no file
-    version: int  #: 0: not known
-
-    @property
-    def needs_file(self) -> bool:
-        """An acknowledged delete."""
-        return self.writes and not self.digest and not self.optional
-
-
-def check(operations: Sequence[Operation], *, final: bool = False, states_max: int = STATES_MAX) -> Verdict:
+def check(
+    operations: Sequence[Operation],
+    *,
+    final: bool = False,
+    excused: Iterable[Excused] | None = None,
+    states_max: int = STATES_MAX,
+) -> Verdict:
     """Judge a history. With `final` every path ever written must have been read, and its prefix listed, at the end.
 
-    `states_max` bounds the search of each path.
+    `excused`: the versions that only lost nodes held. No other read may be answered `unavailable` (none at all when
+    it is empty); with `final` each must have been reported so, and read whole once its nodes were back. None: reads
+    without an answer are not judged. `states_max` bounds the search of each path.
     """
     verdict = Verdict(operations=len(operations))
+    excuses = Excuses(excused or ())
     by_path: dict[str, list[Operation]] = defaultdict(list)
     listings: list[Operation] = []
     for operation in operations:
@@ -112,17 +104,33 @@ def check(operations: Sequence[Operation], *, final: bool = False, states_max: i
     paths = sorted(path for path, asked in by_path.items() if any(one.kind in WRITES for one in asked))
     verdict.paths = len(paths)
     seen_in_listings = _observed_by_listings(listings, paths, verdict)
+    wrong = _excuses_in_vain(excuses, by_path, verdict) if excused is not None else set()
     for path, asked in by_path.items():
-        _check_path(path, asked, seen_in_listings.get(path, []), states_max, verdict)
+        actions = [action for one in asked if (action := action_of(one, excuses)) is not None]
+        _check_path(path, asked, actions + seen_in_listings.get(path, []), states_max, verdict)
     if final:
+        for finding in excuses.unproven(by_path):
+            if finding.path not in wrong:
+                wrong.add(finding.path)
+                verdict.add(Violation(*finding))
         for violation in _check_final(paths, by_path, listings):
-            verdict.add(violation)
+            if violation.kind != "final_unread" or violation.path not in wrong:
+                verdict.add(violation)
     return verdict
 
 
+def _excuses_in_vain(excuses: Excuses, by_path: dict[str, list[Operation]], verdict: Verdict) -> set[str]:
+    """Tell excuses of nothing, and each path's first answer `unavailable` without an excuse; returns these paths."""
+    findings: dict[str, Finding] = {}
+    for finding in (*excuses.never_written(by_path), *excuses.unfounded(by_path)):
+        findings.setdefault(finding.path, finding)
+    for finding in findings.values():
+        verdict.add(Violation(*finding))
+    return set(findings)
+
+
 # -- one path ------------------------------------------------------------------------------------------------------
-def _check_path(path: str, asked: list[Operation], listed: list[Action], states_max: int, verdict: Verdict) -> None:
-    actions = [action for operation in asked if (action := action_of(operation)) is not None] + listed
+def _check_path(path: str, asked: list[Operation], actions: list[Action], states_max: int, verdict: Verdict) -> None:
     actions = _with_told_versions(actions)
     plain = next(_plain_contradictions(path, asked, actions), None)
     if plain is not None:
@@ -137,9 +145,12 @@ def _check_path(path: str, asked: list[Operation], listed: list[Action], states_
         verdict.add(_tell(path, asked, _smallest(actions)))
 
 
-def action_of(operation: Operation) -> Action | None:
+def action_of(operation: Operation, excuses: Excuses | None = None) -> Action | None:
     """What an operation means for its path; None when it tells nothing."""
     invoked, completed = operation.invoked, operation.completed
+    if excuses is not None and is_unavailable(operation) and (one := excuses.of_read(operation)) is not None:
+        invoked, completed = max(invoked, one.since), min(completed, one.until)
+        return Action(operation, invoked, completed, False, False, one.digest, one.version)
     if operation.found_nothing:
         return Action(operation, invoked, completed, False, False, "", 0)
     if operation.kind in WRITES:
@@ -237,122 +248,6 @@ def _version_contradictions(path: str, writes: list[Action]) -> Iterator[Violati
             )
 
 
-# -- the search ----------------------------------------------------------------------------------------------------
-class _Node(NamedTuple):
-    """A prefix of an order: what is placed, and the state after it."""
-
-    first: int  #: required actions before this one are all placed
-    placed: int  #: bit i: required action `first + i` is placed
-    used: int  #: bit i: optional action i is placed
-    digest: str
-    version: int
-    floor: int  #: highest version placed so far
-    latest: int  #: highest invocation placed so far
-
-
-def search(actions: Sequence[Action], states_max: int) -> tuple[bool | None, int]:
-    """Whether some order explains the actions of one path, which begins without a file, and the states visited.
-
-    None: `states_max` were visited and none of them was the end.
-    """
-    required = sorted((action for action in actions if not action.optional), key=lambda action: action.invoked)
-    optional = sorted((action for action in actions if action.optional), key=lambda action: action.invoked)
-    seen: dict[tuple[int, int, str, int], list[int]] = defaultdict(list)
-    observed = {action.digest for action in required if not action.writes}
-    stack = [_Node(0, 0, 0, "", 0, 0, -1)]
-    visited = 0
-    while stack:
-        node, candidates, limit = _observe(required, stack.pop())
-        if node.first == len(required):
-            return True, visited
-        spent = seen[node.first, node.placed, node.digest, node.version]
-        if any(used & node.used == used for used in spent):  # been here with as many unknown writes left, or more
-            continue
-        if visited == states_max:
-            return None, visited
-        visited += 1
-        spent.append(node.used)
-        stack.extend(_branches(required, optional, observed, node, candidates, limit))
-    return False, visited
-
-
-def _fits(seen: Action, digest: str, version: int) -> bool:
-    return seen.digest == digest and (not digest or not seen.version or not version or seen.version == version)
-
-
-def _observe(required: Sequence[Action], node: _Node) -> tuple[_Node, list[int], int]:
-    """Place every observation that the state answers. Also: what may come next, and the completion that bounds it."""
-    first, placed, latest = node.first, node.placed, node.latest
-    limit = NEVER
-    candidates: list[int] = []
-    at = first
-    while at < len(required) and required[at].invoked < limit:
-        if not placed >> (at - first) & 1:
-            action = required[at]
-            if not action.writes and _fits(action, node.digest, node.version):
-                placed |= 1 << (at - first)
-                latest = max(latest, action.invoked)
-            else:
-                candidates.append(at)
-                limit = min(limit, action.completed)
-        at += 1
-    ones = (~placed & (placed + 1)).bit_length() - 1
-    return node._replace(first=first + ones, placed=placed >> ones, latest=latest), candidates, limit
-
-
-def _branches(
-    required: Sequence[Action],
-    optional: Sequence[Action],
-    observed: set[str],
-    node: _Node,
-    candidates: list[int],
-    limit: int,
-) -> Iterator[_Node]:
-    """Every way to go on: a required write, or an optional one and what needs it."""
-    lowest = min((required[at].version for at in candidates if required[at].writes and required[at].version), default=0)
-    for at in candidates:
-        action = required[at]
-        if action.writes and action.version and action.version != lowest:
-            continue
-        if action.writes and not (action.needs_file and not node.digest):
-            yield from _place(node, at, action)
-            continue
-        tried: set[tuple[str, int]] = set()
-        for number, helper in enumerate(optional):
-            if helper.invoked >= limit:
-                break
-            effect = (
-                (helper.digest, helper.version) if helper.digest in observed or not helper.digest else ("unseen", 0)
-            )
-            if node.used >> number & 1 or helper.completed < node.latest or effect in tried:
-                continue
-            if not (helper.digest if action.needs_file else _fits(action, helper.digest, helper.version)):
-                continue
-            if helper.completed == NEVER:  # a later one of the same effect can do nothing that this one cannot
-                tried.add(effect)
-            for after in _apply(node, helper):
-                yield from _place(after._replace(used=node.used | 1 << number), at, action)
-
-
-def _apply(node: _Node, write: Action) -> Iterator[_Node]:
-    if write.version and write.version <= node.floor:
-        return
-    yield node._replace(
-        digest=write.digest,
-        version=write.version,
-        floor=write.version or node.floor,
-        latest=max(node.latest, write.invoked),
-    )
-
-
-def _place(node: _Node, at: int, action: Action) -> Iterator[_Node]:
-    placed = node._replace(placed=node.placed | 1 << (at - node.first), latest=max(node.latest, action.invoked))
-    if action.writes:
-        yield from _apply(placed, action)
-    else:
-        yield placed
-
-
 # -- the story -----------------------------------------------------------------------------------------------------
 def _smallest(actions: Sequence[Action]) -> list[Action]:
     """A few of the actions that have no explanation, whatever the others were.
@@ -430,6 +325,8 @@ def _tell(path: str, asked: list[Operation], story: list[Action]) -> Violation:
             kind, message = "list_missed", "a listing leaves out a file that was there all the while"
         else:
             kind, message = "lost_write", "an acknowledged write cannot be read"
+    elif is_unavailable(last.operation):
+        kind, message = "unexcused", "unavailable, but what only the lost node held is not the current version"
     else:
         writers = [one for one in asked if one.kind is Kind.PUT and one.digest == last.digest]
         told += [one for one in writers if one.outcome is not Outcome.FAILED][:1]

@@ -140,6 +140,12 @@ class History:
         """Operations invoked so far."""
         return self._next
 
+    @property
+    def position(self) -> int:
+        """Of the next event: what begins from now on is `invoked` there or later."""
+        with self._lock:
+            return len(self._events)
+
     def invoke(
         self,
         client: int,

@@ -1,15 +1,18 @@
-"""The checker against an honest store seen through lost replies and crashes, and against trying every order."""
+"""The checker against an honest store seen through lost replies and absences, and against trying every order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import permutations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.checker import Action, action_of, check, search
+from kit.checker import action_of, check
+from kit.excuses import Excused
 from kit.history import History, Kind, Listed, Operation, Outcome
+from kit.orders import Action, search
 
 PATHS = ("d/a", "d/b", "e")
 CLIENTS = 4
@@ -18,9 +21,12 @@ CLIENTS = 4
 class SimulatedStore:
     """A linearizable store: every effect is one step. What clients are told may be less than what happened."""
 
-    def __init__(self, choices: Iterator[int]) -> None:
+    def __init__(self, choices: Iterator[int], *, empties: bool = True) -> None:
         self.history = History(clock=lambda: 0.0)
+        self.excused: list[Excused] = []
         self._choices = choices
+        self._empties = empties  #: whether some puts store the same bytes
+        self._away: list[Excused] = []  #: what cannot be read now
         self._files: dict[str, tuple[int, str]] = {}
         self._version = 0
         self._writes = 0
@@ -30,8 +36,10 @@ class SimulatedStore:
 
     def step(self) -> None:
         """Something happens somewhere."""
-        client = next(self._choices) % (CLIENTS + 1)
-        if client == CLIENTS:
+        client = next(self._choices) % (CLIENTS + 2)
+        if client == CLIENTS + 1:
+            self._leave_or_return()
+        elif client == CLIENTS:
             if self._limbo:
                 kind, path, digest = self._limbo.pop(next(self._choices) % len(self._limbo))
                 self._apply(kind, path, digest)
@@ -43,19 +51,43 @@ class SimulatedStore:
         else:
             self._reply(client)
 
+    def _leave_or_return(self) -> None:
+        """A node leaves that alone holds some of the files, or it comes back."""
+        if self._away:
+            self.return_all()
+            return
+        held = next(self._choices)
+        since = self.history.position
+        self._away = [
+            Excused(path, version, digest, since)
+            for number, (path, (version, digest)) in enumerate(sorted(self._files.items()))
+            if held >> number & 1
+        ]
+
+    def return_all(self) -> None:
+        """The node is back."""
+        self.excused += [replace(one, until=self.history.position) for one in self._away]
+        self._away = []
+
+    def stay_away(self) -> None:
+        """The history ends."""
+        self.excused += self._away
+
     def _invoke(self, client: int) -> None:
         kind = (Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.STAT, Kind.LIST)[next(self._choices) % 7]
         path = "d/" if kind is Kind.LIST else PATHS[next(self._choices) % len(PATHS)]
         digest = ""
         if kind is Kind.PUT:
             self._writes += 1
-            digest = "empty" if next(self._choices) % 5 == 0 else f"w{self._writes}"
+            empty = next(self._choices) % 5 == 0 and self._empties
+            digest = "empty" if empty else f"w{self._writes}"
         self._running[client] = (self.history.invoke(client, kind, path, digest=digest), kind, path, digest)
 
     def _apply(self, kind: Kind, path: str, digest: str) -> dict[str, object]:
         version, current = self._files.get(path, (0, ""))
         if kind is Kind.GET:
-            return {"digest": current}
+            away = any((one.path, one.version) == (path, version) for one in self._away)
+            return {"error": "unavailable"} if away else {"digest": current}
         if kind is Kind.STAT:
             return {"digest": current, "version": version}
         if kind is Kind.LIST:
@@ -79,7 +111,7 @@ class SimulatedStore:
             lost = True
         elif answer is None:
             lost = fate % 2 == 0
-            self.history.complete(number, Outcome.UNKNOWN if lost else Outcome.FAILED, error="unavailable")
+            self.history.complete(number, Outcome.UNKNOWN if lost else Outcome.FAILED, error="catalog_down")
         elif fate == 1:
             lost = False
             self.history.complete(number, Outcome.UNKNOWN, error="outcome_unknown")
@@ -92,15 +124,16 @@ class SimulatedStore:
             self._limbo.append((kind, path, digest))
 
 
-def simulated(tape: Sequence[int], steps: int) -> list[Operation]:
+def simulated(tape: Sequence[int], *, empties: bool = True) -> tuple[list[Operation], list[Excused]]:
     def endless() -> Iterator[int]:
         while True:
             yield from tape
 
-    store = SimulatedStore(endless())
-    for _ in range(steps):
+    store = SimulatedStore(endless(), empties=empties)
+    for _ in tape:
         store.step()
-    return store.history.operations()
+    store.stay_away()
+    return store.history.operations(), store.excused
 
 
 tapes = st.lists(st.integers(0, 839), min_size=20, max_size=400)
@@ -109,7 +142,8 @@ tapes = st.lists(st.integers(0, 839), min_size=20, max_size=400)
 @settings(max_examples=300, deadline=None)
 @given(tapes)
 def test_what_an_honest_store_does_is_explained(tape: list[int]) -> None:
-    verdict = check(simulated(tape, len(tape)))
+    operations, excused = simulated(tape)
+    verdict = check(operations, excused=excused)
     assert verdict.ok, str(verdict)
 
 
@@ -179,7 +213,7 @@ def test_the_search_agrees_with_trying_every_order(actions: list[Action]) -> Non
 @given(tapes, st.integers(0, 10_000))
 def test_a_read_of_an_older_state_is_caught(tape: list[int], pick: int) -> None:
     """Plant one lie into an honest history: after everything, a file shows what was replaced for certain."""
-    operations = simulated(tape, len(tape))
+    operations, excused = simulated(tape)
     candidates = [
         (old, new)
         for new in operations
@@ -207,6 +241,6 @@ def test_a_read_of_an_older_state_is_caught(tape: list[int], pick: int) -> None:
         outcome=Outcome.OK,
         digest=old.digest,
     )
-    verdict = check([*operations, lie])
+    verdict = check([*operations, lie], excused=excused)
     assert [violation.path for violation in verdict.violations] == [old.path]
     assert lie in verdict.violations[0].story
