@@ -217,8 +217,18 @@ class Catalog:
             extent, volume, generation, leader, wanted=wanted, verified_since_ms=verified_since_ms, forced=forced
         )
 
+    async def confirm_drop(
+        self, extent: int, volume: int, generation: int, leader: LeaderGuard, *, wanted: int = 1, forced: bool = False
+    ) -> bool:
+        """Ask the last-copy rule once more; True: the row says `erasing`, and its node may be told to delete it."""
+        return await self._placed.confirm_drop(extent, volume, generation, leader, wanted=wanted, forced=forced)
+
+    async def call_off_drop(self, extent: int, volume: int, generation: int, leader: LeaderGuard) -> bool:
+        """Let a `dropping` location stay, as what it was before; False when it is gone or being erased."""
+        return await self._placed.call_off_drop(extent, volume, generation, leader)
+
     async def finish_drop(self, extent: int, volume: int, generation: int, leader: LeaderGuard) -> None:
-        """Take a `dropping` location out of the row, after its node deleted the file."""
+        """Take a location that is `erasing` out of the row, after its node deleted the file or was given up."""
         await self._placed.finish_drop(extent, volume, generation, leader)
 
     async def set_location_state(

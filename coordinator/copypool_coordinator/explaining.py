@@ -16,6 +16,7 @@ from copypool_coordinator.controllers import audit, copy, health, repair
 from copypool_coordinator.controllers.actions import (
     Action,
     BeginDrop,
+    CallOff,
     Decide,
     FinishDrop,
     Pull,
@@ -189,6 +190,8 @@ def _said(view: ClusterView, action: Action) -> str:
             return f"{_volume(view, action.location.volume)} is not needed; the others are read back before it goes"
         case BeginDrop():
             return f"{_volume(view, action.location.volume)} begins to leave: {action.why}"
+        case CallOff():
+            return f"{_volume(view, action.location.volume)} stays: {action.why}"
         case FinishDrop():
             return f"{_volume(view, action.location.volume)} deletes its file"
         case SealExtent():

@@ -115,6 +115,8 @@ def verified(row: ExtentRow, location: Location, length: int, digest: bytes, now
         return marked(row, location, "damaged", evidence, now_ms)
     state: LocationState = "good" if location.state in ("damaged", "missing") else location.state
     healed = replace(location, state=state, evidence="", verified_ms=now_ms, bad_offset=-1)
+    if healed.before in ("damaged", "missing"):
+        healed.before = "good"
     if state != location.state:
         healed.changed_ms = now_ms
     row = with_location(row, location, healed)
@@ -131,9 +133,32 @@ def marked(
     return with_location(row, location, after)
 
 
-def dropping(row: ExtentRow, location: Location, now_ms: int) -> ExtentRow:
-    """The row with a location that leaves; whether it may is decided elsewhere."""
-    return with_location(row, location, replace(location, state="dropping", changed_ms=now_ms))
+def dropping(row: ExtentRow, location: Location, now_ms: int, decided_ms: int = 0) -> ExtentRow:
+    """The row with a location that leaves; whether it may is decided elsewhere, and was by `decided_ms`."""
+    leaving = replace(location, state="dropping", before=location.state, decided_ms=decided_ms, changed_ms=now_ms)
+    return with_location(row, location, leaving)
+
+
+def before_drop(location: Location) -> LocationState:
+    """What a `dropping` location was before."""
+    return location.before or ("damaged" if location.evidence else "good")
+
+
+def erasing(row: ExtentRow, location: Location) -> ExtentRow:
+    """The row with a `dropping` location that its node may be told to delete: from now on it cannot stay."""
+    return with_location(row, location, replace(location, erasing=True))
+
+
+def called_off(row: ExtentRow, location: Location, now_ms: int) -> ExtentRow | None:
+    """The row with a `dropping` location that stays after all; None when it is too late for that.
+
+    It is what it was before, of the same generation: as long as the row does not say `erasing`, nobody was told to
+    delete it. Its proof begins anew, since it is needed now.
+    """
+    if location.erasing:
+        return None
+    staying = replace(location, state=before_drop(location), before="", decided_ms=0, verified_ms=0, changed_ms=now_ms)
+    return with_location(row, location, staying)
 
 
 def next_open(

@@ -214,7 +214,7 @@ def _files_out_of_reach(row: ExtentRow, sample: OpenRow | None, places: Mapping[
     reachable = existing = 0
     for location in row.locations:
         place = places.get(location.volume)
-        if location.state == "missing" or place is None or place.destroyed:
+        if location.state == "missing" or location.erasing or place is None or place.destroyed:
             continue
         held = committed if is_appended(row, location) else min(location.records, committed)
         existing = max(existing, held)

@@ -25,6 +25,7 @@ from copypool_coordinator.chronicle import Chronicle
 from copypool_coordinator.controllers.actions import (
     Action,
     BeginDrop,
+    CallOff,
     Decide,
     FinishDrop,
     Forget,
@@ -95,10 +96,12 @@ class Performer:
                 self._memory.note_decided(location, self._catalog.now_ms())
             case BeginDrop():
                 await self._begin_drop(action)
+            case CallOff():
+                await self._call_off(action)
             case FinishDrop():
                 await self._finish_drop(action)
-            case Forget(location):
-                await self._forget(location)
+            case Forget():
+                await self._forget(action)
             case WriteProcess():
                 await self._write_process(action)
             case TrimProcesses(processes):
@@ -246,8 +249,30 @@ class Performer:
             )
         await self._shown(lambda view: (each := self._location(key)) is None or each.state == "dropping")
 
+    async def _call_off(self, action: CallOff) -> None:
+        key = action.location
+        if not await self._catalog.call_off_drop(key.extent, key.volume, key.generation, self._guard):
+            return
+        volume = self._volume(key.volume)
+        self._chronicle.record(
+            "DropCalledOff",
+            f"the location of extent {key.extent} on {volume} (generation {key.generation}) stays: {action.why}",
+            extent=key.extent,
+            volume=volume,
+        )
+        await self._shown(lambda view: (each := self._location(key)) is None or each.state != "dropping")
+
+    async def _confirmed(self, action: FinishDrop | Forget) -> bool:
+        """Whether it may still go. What was refused is planned anew, from a view that shows why."""
+        key = action.location
+        return await self._catalog.confirm_drop(
+            key.extent, key.volume, key.generation, self._guard, wanted=action.wanted, forced=action.forced
+        )
+
     async def _finish_drop(self, action: FinishDrop) -> None:
         key = action.location
+        if not await self._confirmed(action):
+            return
         command = DropCommand(self._guard.term, key.extent, key.volume, key.generation)
         reply = await self._link.send(action.node, "drop", command, DropReply)
         if not reply.gone:
@@ -264,7 +289,10 @@ class Performer:
         )
         await self._shown(lambda view: self._location(key) is None)
 
-    async def _forget(self, key: LocationKey) -> None:
+    async def _forget(self, action: Forget) -> None:
+        key = action.location
+        if not await self._confirmed(action):
+            return
         await self._catalog.finish_drop(key.extent, key.volume, key.generation, self._guard)
         await self._shown(lambda view: self._location(key) is None)
 

@@ -248,15 +248,65 @@ class Placed:
                 seen.row, location, _committed(seen), counted, wanted, verified_since_ms
             ):
                 return Change(False)
-            return Change(True, locations.dropping(seen.row, location, now_ms))
+            return Change(True, locations.dropping(seen.row, location, now_ms, verified_since_ms))
+
+        return await self._rows.change(extent, decide, [leader_guard(leader)])
+
+    async def confirm_drop(
+        self, extent: int, volume: int, generation: int, leader: LeaderGuard, *, wanted: int = 1, forced: bool = False
+    ) -> bool:
+        """Let a `dropping` location be deleted if invariant 5 still allows it; False: it may be needed, or is back.
+
+        Asked again here because what was relied on may have gone bad in the meantime: every survivor counts only if it
+        was read back since the decision. When it returns True the row says `erasing`, for good, and only then may the
+        node be told. Safe to repeat.
+
+        Raises:
+            NotLeader: the term is over.
+        """
+
+        def counted(location: Location) -> bool:
+            return self._core.view.volume_counts(location.volume)
+
+        def decide(seen: Seen) -> Change[bool]:
+            location = locations.find(seen.row, volume, generation)
+            if location is None or location.erasing:
+                return Change(True)
+            since_ms = max(1, location.decided_ms)
+            if location.state != "dropping" or not (
+                forced or protection.may_leave(seen.row, location, _committed(seen), counted, wanted, since_ms)
+            ):
+                return Change(False)
+            return Change(True, locations.erasing(seen.row, location))
+
+        return await self._rows.change(extent, decide, [leader_guard(leader)])
+
+    async def call_off_drop(self, extent: int, volume: int, generation: int, leader: LeaderGuard) -> bool:
+        """Let a `dropping` location stay: it is what it was before. False when it is gone or being erased.
+
+        Safe at any time: keeping takes nothing away. A location that was called off before is answered with True.
+
+        Raises:
+            NotLeader: the term is over.
+        """
+        now_ms = self._core.now_ms()
+
+        def decide(seen: Seen) -> Change[bool]:
+            location = locations.find(seen.row, volume, generation)
+            if location is None:
+                return Change(False)
+            if location.state != "dropping":
+                return Change(True)
+            row = locations.called_off(seen.row, location, now_ms)
+            return Change(row is not None, row)
 
         return await self._rows.change(extent, decide, [leader_guard(leader)])
 
     async def finish_drop(self, extent: int, volume: int, generation: int, leader: LeaderGuard) -> None:
-        """Take a dropping location out of the row. Safe to repeat.
+        """Take a location that is erased, or given up with its volume, out of the row. Safe to repeat.
 
         Raises:
-            Conflict: it is not being dropped.
+            Conflict: it is not confirmed to go.
             NotLeader: the term is over.
         """
 
@@ -264,8 +314,8 @@ class Placed:
             location = locations.find(seen.row, volume, generation)
             if location is None:
                 return Change(None)
-            if location.state != "dropping":
-                raise Conflict(f"the location of extent {extent} on volume {volume} is {location.state}: not dropped")
+            if not location.erasing:
+                raise Conflict(f"the location of extent {extent} on volume {volume} is {location.state}: not erased")
             return Change(None, locations.without_location(seen.row, location))
 
         await self._rows.change(extent, decide, [leader_guard(leader)])

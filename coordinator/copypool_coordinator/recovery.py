@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from copypool_coordinator.controllers.filling import is_source
 from copypool_coordinator.protection import VolumeFacts, reach
 from copypool_coordinator.rows import ExtentRow, Location
 
@@ -37,7 +38,7 @@ def prospect(row: ExtentRow, committed: int, places: Mapping[int, VolumeFacts]) 
     away: list[Location] = []
     for location in row.locations:
         place = places.get(location.volume)
-        if place is None or place.destroyed or location.state not in _ORDER or not reach(row, location, committed):
+        if place is None or place.destroyed or not is_source(location) or not reach(row, location, committed):
             continue
         (here if place.up else away).append(location)
     here.sort(key=lambda each: (_ORDER[each.state], -reach(row, each, committed), each.volume))
@@ -70,7 +71,7 @@ def bad_everywhere(row: ExtentRow, committed: int, places: Mapping[int, VolumeFa
     left = [
         each
         for each in row.locations
-        if each.state in _ORDER and (place := places.get(each.volume)) is not None and not place.destroyed
+        if is_source(each) and (place := places.get(each.volume)) is not None and not place.destroyed
     ]
     return _hole(row, left, committed)
 

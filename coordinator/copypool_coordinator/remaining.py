@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from copypool.protocol.api import LocationState
-from copypool_coordinator.controllers.filling import without_volume
+from copypool_coordinator.controllers.filling import is_source, without_volume
+from copypool_coordinator.locations import before_drop
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.protection import PoolStanding, assess, is_empty, may_leave, reach, wanted_total
@@ -20,7 +21,6 @@ from copypool_coordinator.rows import ExtentRow, Location, ProcessRow
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
 
-_HELD = ("good", "copying", "damaged")
 #: Why a location cannot be discarded while no other good one reaches as far, by its state.
 _LAST: dict[LocationState, str] = {
     "good": "it is the last good location",
@@ -119,8 +119,8 @@ def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
 
 def is_bad(location: Location, since_ms: int) -> bool:
     """Whether this location is bad, or was and is on its way out, by what happened to it since then."""
-    known = location.state in ("damaged", "missing") or (location.state == "dropping" and location.evidence != "")
-    return known and location.changed_ms >= since_ms
+    state = before_drop(location) if location.state == "dropping" else location.state
+    return state in ("damaged", "missing") and location.changed_ms >= since_ms
 
 
 def bad_on(view: ClusterView, volumes: Sequence[int], since_ms: int = 0) -> list[tuple[int, int]]:
@@ -153,7 +153,7 @@ def dies(facts: Facts, extent: int, row: ExtentRow, volume: int) -> bool:
     committed = facts.committed(extent, row)
     return any(
         location.volume == volume
-        and location.state in _HELD
+        and is_source(location)
         and not may_leave(row, location, row.length if committed is None else committed, facts.counted, 1)
         for location in row.locations
     )

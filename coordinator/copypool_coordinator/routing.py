@@ -5,7 +5,7 @@ The order, from the most to the least important:
 1. the location reaches the end of the segment;
 2. nothing is known against its bytes;
 3. its node can be reached, and the caller has not just failed there;
-4. `good` before `copying` (whose bytes up to its length are verified as well), before `dropping`;
+4. `good` before `copying` (whose bytes up to its length are verified as well), before `dropping`, until it is erased;
 5. the reader's zone; the shorter queue; the primary pool.
 
 Places that are away or `damaged` come last and are never left out: bytes are checked on their way, so trying costs
@@ -121,7 +121,7 @@ def _ordered(
         node = view.nodes_by_id.get(place.node_id)
         load = loads.get(place.volume_id)
         order = (
-            place.state in ("damaged", "missing"),
+            place.state in ("damaged", "missing") or location.erasing,
             not place.reachable,
             place.node_id in avoid_nodes or place.node_id in suspects,
             _STATE_RANK[place.state],

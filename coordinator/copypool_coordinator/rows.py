@@ -7,7 +7,7 @@ Which writer may write which row is in coordinator/README.md; it is what makes t
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -113,6 +113,9 @@ class Location(Row):
     changed_ms: int = 0
     evidence: str = ""  #: of a damaged or missing location
     bad_offset: int = -1  #: extent offset of a damaged location's first bad block, as its node found it; -1: not known
+    before: LocationState | Literal[""] = ""  #: of a `dropping` one: its state before, which it has if it is to stay
+    decided_ms: int = 0  #: of a `dropping` one: survivors were, and are, to be read back after this (A16)
+    erasing: bool = False  #: its node was, or is about to be, told to delete it: it cannot stay any more
 
 
 class Share(Row):

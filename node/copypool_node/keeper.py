@@ -133,8 +133,8 @@ class VolumeKeeper:
         """Serve what the catalog claims, as far as the files reach."""
         for row in rows:
             file = volume.disk.get(row.extent, row.generation)
-            if file is None or row.state == "dropping":
-                continue
+            if file is None:
+                continue  # one that is to go is served as long as it is there: a repair may need it
             known = self._holdings.find(row.extent, volume, row.generation)
             if known is None:
                 known = self._holdings.add(Holding(volume, file, row.extent, row.generation, 0))

@@ -275,6 +275,8 @@ async def test_a9_i_a_deposed_leader_drops_nothing(world: World) -> None:
     assert new.term > old.term
     for call in (
         world.catalog.begin_drop(writer.extent, copy.volume, generation, old),
+        world.catalog.confirm_drop(writer.extent, copy.volume, generation, old),
+        world.catalog.call_off_drop(writer.extent, copy.volume, generation, old),
         world.catalog.finish_drop(writer.extent, copy.volume, generation, old),
         world.catalog.set_location_state(writer.extent, copy.volume, generation, "missing", "", old),
         world.catalog.set_node_away(copy.node_id, 1, old),
@@ -296,6 +298,9 @@ async def test_a9_ii_a_late_receipt_makes_no_location(world: World) -> None:
     assert await world.catalog.begin_drop(writer.extent, copy.volume, late, leader)
     with pytest.raises(Fenced):
         await world.catalog.report_progress(progress(writer, copy, late, writer.length, finished=True))
+    with pytest.raises(Conflict):
+        await world.catalog.finish_drop(writer.extent, copy.volume, late, leader)
+    assert await world.catalog.confirm_drop(writer.extent, copy.volume, late, leader)
     await world.catalog.finish_drop(writer.extent, copy.volume, late, leader)
     await world.catalog.finish_drop(writer.extent, copy.volume, late, leader)
     again = await world.catalog.reserve_location(writer.extent, copy.volume, leader)
@@ -303,6 +308,30 @@ async def test_a9_ii_a_late_receipt_makes_no_location(world: World) -> None:
     with pytest.raises(Fenced):
         await world.catalog.report_progress(progress(writer, copy, late, writer.length, finished=True))
     assert (await location(world, writer.extent, copy.volume)).state == "copying"
+
+
+async def test_a_drop_is_called_off_until_it_is_confirmed_and_never_after(world: World) -> None:
+    """The compares of rows decide, whatever a leader believes: no node is told to delete what may still come back."""
+    writer = await world.writer(await world.node("n1"))
+    copy = await world.node("n2", "copy", "copy")
+    leader = await world.lead()
+    await writer.commit(writer.put("a"), seal=True)
+    catalog, extent = world.catalog, writer.extent
+    generation = await copied(world, writer, copy, leader, writer.length)
+    assert not await catalog.confirm_drop(extent, copy.volume, generation, leader), "it does not go"
+    assert await catalog.begin_drop(extent, copy.volume, generation, leader)
+    assert await catalog.call_off_drop(extent, copy.volume, generation, leader)
+    assert await catalog.call_off_drop(extent, copy.volume, generation, leader)
+    assert (await location(world, extent, copy.volume)).state == "good"
+    with pytest.raises(Conflict):
+        await catalog.finish_drop(extent, copy.volume, generation, leader)
+
+    assert await catalog.begin_drop(extent, copy.volume, generation, leader)
+    assert not await catalog.confirm_drop(extent, copy.volume, generation, leader), "the survivor was not read back"
+    assert await catalog.confirm_drop(extent, copy.volume, generation, leader, forced=True)
+    assert not await catalog.call_off_drop(extent, copy.volume, generation, leader)
+    assert await catalog.confirm_drop(extent, copy.volume, generation, leader), "another leader goes on"
+    await catalog.finish_drop(extent, copy.volume, generation, leader)
 
 
 async def test_a9_iv_an_inventory_does_not_judge_what_is_younger(world: World) -> None:

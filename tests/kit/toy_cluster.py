@@ -17,6 +17,7 @@ from copypool_coordinator.controllers import audit, copy, health, repair
 from copypool_coordinator.controllers.actions import (
     Action,
     BeginDrop,
+    CallOff,
     Decide,
     FinishDrop,
     Forget,
@@ -231,20 +232,13 @@ class ToyCluster:
                 self.memory.note_decided(key, self.now_ms)
             case BeginDrop():
                 self._begin_drop(action)
-            case Forget(key):
+            case CallOff(key):
                 row = self.row(key.extent)
                 location = locations.find(row, key.volume, key.generation)
-                assert location is None or location.state == "dropping"
-                if location is not None:
-                    self.put_extent(key.extent, locations.without_location(row, location))
-            case FinishDrop(key):
-                row = self.row(key.extent)
-                location = locations.find(row, key.volume, key.generation)
-                if location is None or not self.view.node_up(action.node):
-                    return
-                self.bytes_on.pop(key, None)
-                assert location.state == "dropping", "a location that began to go never comes back"
-                self.put_extent(key.extent, locations.without_location(row, location))
+                if location is not None and location.state == "dropping":
+                    self.put_extent(key.extent, locations.called_off(row, location, self.now_ms) or row)
+            case Forget() | FinishDrop():
+                self._finish_drop(action)
         for check in self.checks:
             check()
 
@@ -303,7 +297,44 @@ class ToyCluster:
             action.wanted or wanted_total(extent_class),
             self.memory.decided.get(key, self.now_ms),
         ):
-            self.put_extent(key.extent, locations.dropping(row, location, self.now_ms))
+            decided_ms = self.memory.decided.get(key, self.now_ms)
+            self.put_extent(key.extent, locations.dropping(row, location, self.now_ms, decided_ms))
+
+    def _finish_drop(self, action: Forget | FinishDrop) -> None:
+        if self.confirm_drop(action) and (isinstance(action, Forget) or self.view.node_up(action.node)):
+            self.erase(action)
+
+    def confirm_drop(self, action: Forget | FinishDrop) -> bool:
+        """The transaction that is the point of no return; whether it was passed."""
+        key = action.location
+        row = self.row(key.extent)
+        location = locations.find(row, key.volume, key.generation)
+        if location is None or location.state != "dropping":
+            return False
+        known = places(self.view)
+        allowed = location.erasing or action.forced
+        if allowed or may_leave(
+            row,
+            location,
+            self.committed(key.extent),
+            lambda other: known[other.volume].counted,
+            action.wanted,
+            max(1, location.decided_ms),
+        ):
+            self.put_extent(key.extent, locations.erasing(row, location))
+            return True
+        return False
+
+    def erase(self, action: Forget | FinishDrop) -> None:
+        """What the node and the last transaction do: a location that is given up keeps its file."""
+        key = action.location
+        row = self.row(key.extent)
+        location = locations.find(row, key.volume, key.generation)
+        if isinstance(action, FinishDrop):
+            self.bytes_on.pop(key, None)
+        if location is not None:
+            assert location.erasing, "nobody may be told to delete what could still be called off"
+            self.put_extent(key.extent, locations.without_location(row, location))
 
     def perform_all(self, actions: Iterable[Action]) -> None:
         """One after the other."""

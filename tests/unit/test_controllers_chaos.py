@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from copypool.protocol.api import LocationState
 from copypool_coordinator.controllers.actions import Action
+from copypool_coordinator.locations import before_drop
 from copypool_coordinator.policy import Memory, Policy, places
 from copypool_coordinator.protection import assess, reach
+from copypool_coordinator.rows import Location
 from kit.toy_cluster import CLASS, MIB, ToyCluster
 
 PRIMARY_NODES, COPY_NODES = 2, 2
@@ -38,11 +43,19 @@ class Chaos(RuleBasedStateMachine):
         self.cluster.up(1)
 
     def best(self, extent: int) -> int:
-        """The longest prefix that some location holds and nothing speaks against, on whatever node."""
+        """The longest prefix that some location holds and nothing speaks against, on whatever node.
+
+        One that is to go is as good as any until it may be erased.
+        """
         row = self.cluster.row(extent)
         committed = self.cluster.committed(extent)
-        whole = [each for each in row.locations if each.state in ("good", "copying")]
+        whole = [each for each in row.locations if self.sound(each, ("good", "copying"))]
         return max((reach(row, each, committed) for each in whole), default=0)
+
+    def sound(self, location: Location, states: Collection[LocationState]) -> bool:
+        if location.state == "dropping":
+            return not location.erasing and before_drop(location) in states
+        return location.state in states
 
     def satisfied(self, extent: int) -> bool:
         cluster = self.cluster
@@ -85,7 +98,7 @@ class Chaos(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 11))
     def a_location_goes_bad(self, pick: int) -> None:
-        """One of those that some other good location could stand in for."""
+        """One of those that some other good location could stand in for, be it on its way out."""
         candidates = [
             (extent, each.volume)
             for extent in range(self.extents)
@@ -101,7 +114,8 @@ class Chaos(RuleBasedStateMachine):
         """How many other good locations reach as far as this one, on whatever node."""
         locations = self.cluster.row(extent).locations
         (own,) = [each for each in locations if each.generation == generation]
-        return sum(each.state == "good" and each.length >= own.length for each in locations if each is not own)
+        others = [each for each in locations if each is not own and each.length >= own.length]
+        return sum(self.sound(each, ("good",)) for each in others)
 
     @rule(ms=st.sampled_from([500, 5_000, 30_000]))
     def time_goes_by(self, ms: int) -> None:

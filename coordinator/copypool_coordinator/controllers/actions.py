@@ -185,10 +185,31 @@ class BeginDrop:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
-    """Take a `dropping` location on a volume that is given up out of the row; whatever is there stays there."""
+class CallOff:
+    """Let a `dropping` location stay: what it was not needed beside is no longer there. Safe at any time."""
 
     location: LocationKey
+    why: str
+
+    @property
+    def key(self) -> ActionKey:
+        return ("drop", *self.location)
+
+    @property
+    def lane(self) -> str:
+        return "catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take a `dropping` location on a volume that is given up out of the row; whatever is there stays there.
+
+    The transaction before it checks the last-copy rule once more.
+    """
+
+    location: LocationKey
+    wanted: int  #: other locations that must be there
+    forced: bool = False
 
     @property
     def key(self) -> ActionKey:
@@ -201,10 +222,15 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class FinishDrop:
-    """Let the node delete exactly this generation, then take the location out of the row."""
+    """Let the node delete exactly this generation, then take the location out of the row.
+
+    The transaction before it checks the last-copy rule once more, and is the point of no return.
+    """
 
     location: LocationKey
     node: int
+    wanted: int  #: other locations that must be there
+    forced: bool = False  #: an operator was shown that bytes may die
 
     @property
     def key(self) -> ActionKey:
@@ -259,6 +285,7 @@ Action: TypeAlias = (
     | Verify
     | Decide
     | BeginDrop
+    | CallOff
     | FinishDrop
     | Forget
     | WriteProcess

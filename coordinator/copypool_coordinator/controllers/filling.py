@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from copypool_coordinator.controllers.actions import Action, Pull, Reserve, Source
+from copypool_coordinator.locations import before_drop
 from copypool_coordinator.policy import Facts, LocationKey, absent_since_ms, patience_over
 from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_appended, reach
 from copypool_coordinator.rows import ExtentRow, Location
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Of the location that the extent is written to: its node seals and reads back its own extents.
 FIRST_GENERATION = 1
-#: Best sources first: a damaged one may still hold the block that the others lack, and the puller checks every block.
-_SOURCE_RANK = {"good": 0, "copying": 1, "damaged": 2}
+#: Best sources first: one that is on its way out, or damaged, may still hold the block that the others lack, and the
+#: puller checks every block.
+_SOURCE_RANK = {"good": 0, "copying": 1, "dropping": 2, "damaged": 3}
 _REPLACE_AT_ONCE = ("damaged", "missing")
 
 
@@ -145,7 +147,14 @@ def without_volume(row: ExtentRow, volume: int | None) -> ExtentRow:
 def _useful(facts: Facts, row: ExtentRow, location: Location) -> bool:
     """Whether something could be pulled from this location now."""
     place = facts.places.get(location.volume)
-    return place is not None and place.up and location.state in _SOURCE_RANK
+    return place is not None and place.up and is_source(location)
+
+
+def is_source(location: Location) -> bool:
+    """Whether its state lets bytes be pulled from it: there they are, or may be, and nobody deletes them."""
+    if location.state == "dropping":
+        return not location.erasing and before_drop(location) != "missing"
+    return location.state in _SOURCE_RANK
 
 
 def pull(
@@ -190,15 +199,16 @@ def pull(
 def sources_for(facts: Facts, row: ExtentRow, destination: Location, committed: int) -> tuple[Source, ...]:
     """Every other location that holds bytes and can be reached, best first: good, longest, least busy last resort.
 
-    Damaged ones stand at the end: the puller takes a block from there only if no other source has it, and checks it.
+    Damaged ones and those that are to go stand at the end: the puller takes a block from there only if no other source
+    has it, and checks it.
     """
     ranked = []
     for location in row.locations:
         place = facts.places.get(location.volume)
-        rank = _SOURCE_RANK.get(location.state)
         same = (location.volume, location.generation) == (destination.volume, destination.generation)
-        if place is None or not place.up or rank is None or same:
+        if place is None or not place.up or not is_source(location) or same:
             continue
+        rank = _SOURCE_RANK[location.state]
         length = reach(row, location, committed)
         if length:
             ranked.append(((rank, -length, location.volume), Source(place.node, location.volume, length)))

@@ -2,8 +2,10 @@
 
 First the new place, then the old one (invariant 6). A location is taken away in steps, each guarded by the row: it
 was decided, every survivor was read back after that (A16), the last-copy rule holds (A4; checked again by the
-transaction), it is `dropping` and read capabilities have died (A17), its node deleted exactly that generation (A9),
-and only then it leaves the row. A node that is away is waited for: a file without a row would stay for ever.
+transaction), it is `dropping` and read capabilities have died (A17), the rule is asked once more and the row says
+`erasing`, its node deleted exactly that generation (A9), and only then it leaves the row. Until `erasing` it is called
+off when what it was not needed beside goes bad, and it is a source of repair. A node that is away is waited for: a file
+without a row would stay for ever.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from copypool_coordinator.controllers.actions import Action, BeginDrop, Decide, FinishDrop, Forget, Verify
+from copypool_coordinator.controllers.actions import Action, BeginDrop, CallOff, Decide, FinishDrop, Forget, Verify
 from copypool_coordinator.controllers.filling import fill
-from copypool_coordinator.policy import Facts, LocationKey
+from copypool_coordinator.policy import Facts, LocationKey, absent_since_ms, patience_over
 from copypool_coordinator.protection import Standing, is_appended, is_empty, may_leave, on_different_nodes, wanted_total
 from copypool_coordinator.rows import ClassRow, ExtentRow, Location
 from copypool_coordinator.spreading import spread_out
@@ -30,11 +32,11 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
         if entry is None:
             continue
         row = entry.row
-        actions += _finish_drops(facts, now_ms, extent, row)
         standing = facts.standing(view, extent, row)
         extent_class = view.classes.get(row.class_id)
         if standing is None or extent_class is None or row.open:
             continue
+        actions += _go_on_dropping(view, facts, now_ms, extent, row, standing, extent_class.row)
         if not is_empty(standing.committed):
             actions += fill(view, facts, now_ms, extent, row, standing.committed, standing.primary)
         actions += _decide_early(facts, now_ms, extent, row)
@@ -44,19 +46,58 @@ def plan(view: ClusterView, facts: Facts, now_ms: int, extents: Iterable[int]) -
     return actions
 
 
-def _finish_drops(facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> list[Action]:
+def _go_on_dropping(
+    view: ClusterView,
+    facts: Facts,
+    now_ms: int,
+    extent: int,
+    row: ExtentRow,
+    standing: Standing,
+    extent_class: ClassRow,
+) -> list[Action]:
+    """Locations that began to go: called off, waited for, or let go.
+
+    Called off when too few others are left, not when they are merely away: then nothing is erased, and that is enough.
+    """
     found: list[Action] = []
+
+    def remains(other: Location) -> bool:
+        return _remains(view, facts, now_ms, other)
+
     for location in row.locations:
         place = facts.places.get(location.volume)
-        due = now_ms - location.changed_ms >= facts.policy.drop_delay_ms
         if location.state != "dropping" or place is None:
             continue
         key = LocationKey(extent, location.volume, location.generation)
-        if place.destroyed:
-            found.append(Forget(key))  # nothing is read there and nothing is deleted there: no reader to wait for
-        elif due and place.up:
-            found.append(FinishDrop(key, place.node))
+        wanted = 1 if place.intent in ("discard", "force") else wanted_total(extent_class)
+        forced = place.intent == "force"
+        sure = location.erasing or forced
+        if not sure and not may_leave(row, location, standing.committed, remains, wanted):
+            found.append(CallOff(key, f"fewer than {wanted} others that reach as far are left"))
+        elif place.destroyed:
+            # Nothing is read there and nothing is deleted there: no reader to wait for.
+            found.append(Forget(key, wanted, forced))
+        elif place.up and now_ms - location.changed_ms >= facts.policy.drop_delay_ms:
+            since_ms = max(1, location.decided_ms)
+            if sure or may_leave(row, location, standing.committed, facts.counted, wanted, since_ms):
+                found.append(FinishDrop(key, place.node, wanted, forced))
+            else:
+                found += _verify_survivors(view, facts, extent, row, standing, key, since_ms)
     return found
+
+
+def _remains(view: ClusterView, facts: Facts, now_ms: int, location: Location) -> bool:
+    """Whether this location counts, or is only waited for: away within the grace time, or by an operator's word."""
+    place = facts.places.get(location.volume)
+    if place is None or place.destroyed:
+        return False
+    away_ms = 0 if place.counted else absent_since_ms(view, place.volume, place.node, now_ms)
+    node = view.nodes_by_id.get(place.node)
+    return (
+        not away_ms
+        or bool(facts.brake)
+        or not patience_over(node.row if node is not None else None, away_ms, facts.policy.grace_ms, now_ms)
+    )
 
 
 def _goes(facts: Facts, extent: int, location: Location) -> bool:
