@@ -94,6 +94,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15
     grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600  #: how long a node may be away before its bytes are rebuilt
     scrub_period_s: Seconds = 14 * 24 * 3600  #: every location is read back once in this time
+    #: How long a location that is not needed any more stays: the life of a read capability and 30 s. Less is for tests:
+    #: readers who were sent there then have to go elsewhere in the middle of a read.
+    drop_delay_s: Annotated[int, msgspec.Meta(ge=0)] = 330
     scrub_floor_bytes_s: BytesPerSecond = 1024 * 1024  #: per volume: as fast at least, while something is due
     scrub_ceiling_bytes_s: BytesPerSecond = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
     shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM

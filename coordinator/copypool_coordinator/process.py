@@ -205,6 +205,7 @@ class Coordinator:
             session_ttl_ms=config.session_ttl_s * 1000,
             grace_ms=config.grace_s * 1000,
             scrub_period_ms=config.scrub_period_s * 1000,
+            drop_delay_ms=config.drop_delay_s * 1000,
             scrub_floor_bytes_per_s=config.scrub_floor_bytes_s,
             scrub_bytes_per_s=config.scrub_ceiling_bytes_s,
         )

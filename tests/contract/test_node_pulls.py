@@ -177,6 +177,29 @@ async def test_a_copy_that_went_bad_before_the_seal_is_damage_and_says_so(
         assert to.extent_file(1).stat().st_size >= length, "the file stays as it is"
 
 
+async def test_a_location_that_is_to_go_is_a_source_until_it_is_dropped_also_after_a_restart(
+    tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
+) -> None:
+    """It may hold the last good block of what is damaged elsewhere."""
+    async with running_node(tmp_path, coordinator, name="n2", pool_type="copy") as old:
+        await eventually(lambda: 1 in old.node.session.peers, "the peers are known")
+        await source.put("a", os.urandom(200_000))
+        await old.command("pull", order(coordinator, old, [from_node(coordinator, source, old)]))
+        await eventually(lambda: len(reports(coordinator)) == 1, "the copy is there")
+        length = coordinator.extents[1].length
+    coordinator.copies[1, old.volume] = (1, "dropping", length)
+    async with (
+        running_node(tmp_path, coordinator, name="n2", pool_type="copy") as going,
+        running_node(tmp_path, coordinator, name="n3") as to,
+    ):
+        await eventually(lambda: going.node.session.node_id in to.node.session.peers, "the peers are known")
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, going, to)]))
+        await eventually(lambda: len(reports(coordinator)) == 2, "it was pulled from what is to go")
+        assert to.extent_file(1).read_bytes()[:length] == committed(coordinator, source)
+        await going.command("drop", DropCommand(1, 1, going.volume, 1))
+        assert going.node.holdings.longest(1) == 0
+
+
 async def test_a_copy_is_never_cut_back_to_what_an_older_catalog_knows(
     tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
 ) -> None:

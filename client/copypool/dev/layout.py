@@ -69,6 +69,7 @@ class Tuning(msgspec.Struct, frozen=True):
     grace_s: int = 30  #: how long a node may be away before its extents are made again elsewhere
     session_ttl_s: int = 15  #: how long a silent node keeps its session
     scrub_period_s: int = 14 * 24 * 3600  #: everything is read back within this time
+    drop_delay_s: int = 330  #: what is not needed any more stays on its disk for this long
     idle_seal_s: float = 30.0  #: an extent that got nothing for so long is sealed, then read back
 
 

@@ -93,6 +93,7 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "join_token_file": str(layout.join_token),
         "grace_s": cluster.tuning.grace_s,
         "scrub_period_s": cluster.tuning.scrub_period_s,
+        "drop_delay_s": cluster.tuning.drop_delay_s,
         "session_ttl_s": cluster.tuning.session_ttl_s,
         "bootstrap": {"namespace": NAMESPACE},
     }
