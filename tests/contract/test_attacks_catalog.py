@@ -140,7 +140,7 @@ async def test_a14_ii_a_file_that_moves_between_row_and_extents_is_read_again(
 
 # -- A18: a lost reply of anything but a commit ---------------------------------------------------------
 @pytest.mark.parametrize("applied", [True, False])
-@pytest.mark.parametrize("step", ["reserve", "receipt", "seal", "begin_drop", "finish_drop"])
+@pytest.mark.parametrize("step", ["reserve", "receipt", "seal", "begin_drop", "confirm_drop", "finish_drop"])
 async def test_a18_ii_a_step_whose_reply_is_lost_is_done_once(world: World, step: str, applied: bool) -> None:
     """Every change of an extent's row: after an unknown outcome it is read again, and nothing is done twice."""
     writer = await world.writer(await world.node("n1"))
@@ -165,6 +165,11 @@ async def test_a18_ii_a_step_whose_reply_is_lost_is_done_once(world: World, step
     lose("begin_drop")
     assert await resolved(lambda: world.catalog.begin_drop(writer.extent, copy.volume, generation, leader))
     assert [each.state for each in await locations(world, writer, copy)] == ["dropping"]
+    lose("confirm_drop")
+    assert await resolved(
+        lambda: world.catalog.confirm_drop(writer.extent, copy.volume, generation, leader, forced=True)
+    )
+    assert [each.erasing for each in await locations(world, writer, copy)] == [True]
     lose("finish_drop")
     await resolved(lambda: world.catalog.finish_drop(writer.extent, copy.volume, generation, leader))
     assert await locations(world, writer, copy) == []
