@@ -51,13 +51,14 @@ class SegmentSources:
     Invariant 3 is not in here: this decides only whom to ask, the checker decides what counts as a byte.
     """
 
-    __slots__ = ("_failed_at", "_refreshed_at", "_sources", "_weight", "story")
+    __slots__ = ("_absent", "_failed_at", "_refreshed_at", "_sources", "_weight", "story")
 
     def __init__(self, sources: Sequence[Source], away: Sequence[int] = ()) -> None:
         """`away`: ids of nodes to ask last."""
         self._sources = sorted(sources, key=lambda source: source.node_id in away)
         self._failed_at: dict[tuple[int, str], int] = {}
         self._weight: dict[tuple[int, str], int] = {}
+        self._absent: set[tuple[int, str]] = set()
         self._refreshed_at: int | None = None
         self.story: list[tuple[str, Reason, int]] = []  #: (node, reason, byte) of every failure, for the error
 
@@ -70,9 +71,14 @@ class SegmentSources:
         ]
         return [source for _, _, source in sorted(usable, key=lambda item: item[:2])]
 
-    def failed(self, source: Source, position: int, reason: Reason) -> None:
-        """The source gave nothing usable at `position`; every byte before it was delivered."""
+    def failed(self, source: Source, position: int, reason: Reason, *, absent: bool = False) -> None:
+        """The source gave nothing usable at `position`; every byte before it was delivered.
+
+        `absent`: it answered that it does not hold the segment.
+        """
         key = _key(source)
+        if absent:
+            self._absent.add(key)
         self._failed_at[key] = position
         self._weight[key] = max(_WEIGHT[reason], self._weight.get(key, 0))
         self.story.append((source.node, reason, position))
@@ -87,6 +93,7 @@ class SegmentSources:
         self._sources = sorted(sources, key=lambda source: source.node_id in away)
         self._failed_at.clear()
         self._weight.clear()
+        self._absent.clear()
         self._refreshed_at = position
 
     @property
@@ -94,6 +101,23 @@ class SegmentSources:
         """Whether sources answered, and each with bytes that failed their checksum."""
         current = [_key(source) for source in self._sources]
         return bool(current) and all(self._weight.get(key) == _WEIGHT["checksum"] for key in current)
+
+    @property
+    def nothing_to_come(self) -> bool:
+        """Whether no source can ever give the byte at which all of them failed.
+
+        Each was given up, or answered with bad bytes that its own node had found bad before, or has no file. A repair
+        that merges blocks has no other sources than these. One that did not answer may come back.
+        """
+        return all(self._is_final(source) for source in self._sources)
+
+    def _is_final(self, source: Source) -> bool:
+        key = _key(source)
+        if source.given_up:
+            return True
+        if key in self._absent:
+            return source.state in ("missing", "copying", "dropping")
+        return self._weight.get(key) == _WEIGHT["checksum"] and source.state != "good"
 
     def describe(self) -> str:
         """What was tried, in a few words."""

@@ -21,6 +21,9 @@ from copypool.protocol.insight import (
     ContentReply,
     ContentRequest,
     Coverage,
+    DamagedFile,
+    DamagedFilesReply,
+    DamagedFilesRequest,
     ExplainReply,
     ExplainRequest,
     LogReply,
@@ -110,6 +113,19 @@ class Insight:
             request = ContentFilesRequest(check_name(volume, "volume"), check_name(namespace, "namespace"))
             while True:
                 reply = await self._coordinators.call("content_files", request, ContentFilesReply)
+                for file in reply.items:
+                    yield namespace, file
+                if not reply.next_after:
+                    break
+                request.after = reply.next_after
+                await asyncio.sleep(_PAGE_PAUSE_S)
+
+    async def damaged_files(self, namespaces: Sequence[str]) -> AsyncIterator[tuple[str, DamagedFile]]:
+        """Current files that are lost, perhaps lost, or not to be had now, by a paced scan of the directory."""
+        for namespace in namespaces:
+            request = DamagedFilesRequest(check_name(namespace, "namespace"))
+            while True:
+                reply = await self._coordinators.call("damaged_files", request, DamagedFilesReply)
                 for file in reply.items:
                     yield namespace, file
                 if not reply.next_after:

@@ -17,6 +17,7 @@ from copypool.protocol import routes
 from copypool.protocol.api import SegmentPlan, Source
 from copypool.protocol.errors import (
     CopypoolError,
+    DataLost,
     DigestMismatch,
     Forbidden,
     RetryLater,
@@ -40,10 +41,11 @@ class Begun:
 class _SourceFailed(Exception):
     """One source gave nothing usable; the segment's reader goes on with another one."""
 
-    def __init__(self, source: Source, reason: Reason, message: str) -> None:
+    def __init__(self, source: Source, reason: Reason, message: str, *, absent: bool = False) -> None:
         super().__init__(message)
         self.source = source
         self.reason = reason
+        self.absent = absent  #: it answered that it does not hold the segment
 
 
 class SegmentReader:
@@ -68,7 +70,8 @@ class SegmentReader:
 
         A source that fails at byte k is followed by the next one at byte k; when all have failed there, the same
         version is looked up once more. Raises `Unavailable` then, `DigestMismatch` when every source answered with
-        bad bytes, or what the lookup raised (`NotFound`: the version is gone).
+        bad bytes, `DataLost` when each of them is known to have none, or what the lookup raised (`NotFound`: the
+        version is gone).
         """
         sources = SegmentSources(plan.sources, self.away_nodes())
         position = start
@@ -100,13 +103,22 @@ class SegmentReader:
                 assert begun is not None
                 self._note(sources, plan, begun.source, position, exc.reason)
             except _SourceFailed as exc:
-                self._note(sources, plan, exc.source, position, exc.reason)
+                self._note(sources, plan, exc.source, position, exc.reason, absent=exc.absent)
             finally:
                 if begun is not None:
                     begun.stream.close()
 
-    def _note(self, sources: SegmentSources, plan: SegmentPlan, source: Source, position: int, reason: Reason) -> None:
-        sources.failed(source, position, reason)
+    def _note(
+        self,
+        sources: SegmentSources,
+        plan: SegmentPlan,
+        source: Source,
+        position: int,
+        reason: Reason,
+        *,
+        absent: bool = False,
+    ) -> None:
+        sources.failed(source, position, reason, absent=absent)
         self._away.noted(source.node_id, reason, time.monotonic())
         self._reports.note(plan.extent, source, reason)
 
@@ -152,7 +164,7 @@ class SegmentReader:
                 except _SourceFailed as exc:
                     if not asked:
                         raise
-                    self._note(sources, plan, exc.source, position, exc.reason)
+                    self._note(sources, plan, exc.source, position, exc.reason, absent=exc.absent)
 
     async def _open(self, plan: SegmentPlan, version: int, position: int, stop: int, source: Source) -> Begun:
         """Send the request and wait for the first bytes of the body."""
@@ -173,7 +185,8 @@ class SegmentReader:
             raise _SourceFailed(source, reason, exc.message) from exc
         except CopypoolError as exc:
             _close(stream)
-            raise _SourceFailed(source, _reason_of(exc), exc.message) from exc
+            absent = bool(exc.details.get("absent"))
+            raise _SourceFailed(source, _reason_of(exc), exc.message, absent=absent) from exc
         except BaseException:
             _close(stream)
             raise
@@ -208,6 +221,13 @@ async def _cancel_all(tasks: set[asyncio.Task[Begun]]) -> None:
 
 def _exhausted(sources: SegmentSources, plan: SegmentPlan, position: int) -> CopypoolError:
     message = f"byte {position} of the segment at extent {plan.extent} cannot be read: {sources.describe()}"
+    if sources.nothing_to_come and not plan.offsite:
+        return DataLost(
+            f"{message}; no location is left that could hold it: `copypool explain` shows what became of each. A "
+            "volume that was given up can be brought back; else store the file again, or delete it"
+        )
+    if plan.offsite:
+        message += f"; {', '.join(plan.offsite)} offsite may hold it"
     if sources.only_bad_checksums:
-        return DigestMismatch(f"{message}; every location has bad bytes there: see `copypool damaged`")
+        return DigestMismatch(f"{message}; every location has bad bytes there: see `copypool query damaged`")
     return Unavailable(f"{message}; see `copypool status`, and try again")

@@ -42,6 +42,7 @@ class InsightApi:
             "log_chain": Verb(insight.ChainRequest, Role.operator, self._chain),
             "occupancy": Verb(api.Empty, Role.operator, self._occupancy),
             "content": Verb(insight.ContentRequest, Role.operator, self._content),
+            "damaged_files": Verb(insight.DamagedFilesRequest, Role.operator, self._damaged_files),
             "content_files": Verb(insight.ContentFilesRequest, Role.operator, self._content_files),
         }
         return verbs.routes(table, self._auth, self._catalog.now_ms, self._body_bytes)
@@ -90,6 +91,11 @@ class InsightApi:
             raise Invalid(f"limit is 1 to {CONTENT_MAX}")
         check_name(body.volume, "volume")
         return await self._inspector.content(body)
+
+    async def _damaged_files(self, _: Principal, body: insight.DamagedFilesRequest) -> insight.DamagedFilesReply:
+        check_name(body.namespace, "namespace")
+        check_cursor(body.after)
+        return await self._inspector.damaged_files(body)
 
     async def _content_files(self, _: Principal, body: insight.ContentFilesRequest) -> insight.ContentFilesReply:
         check_name(body.volume, "volume")

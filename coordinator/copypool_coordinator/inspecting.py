@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections.abc import Collection, Mapping
+from typing import Literal
 
 from copypool.protocol.api import LIST_MAX, LOOKUP_MAX
 from copypool.protocol.digests import format_digest
@@ -16,6 +18,9 @@ from copypool.protocol.insight import (
     ContentFilesRequest,
     ContentReply,
     ContentRequest,
+    DamagedFile,
+    DamagedFilesReply,
+    DamagedFilesRequest,
     ExplainReply,
     ExplainRequest,
     OccupancyReply,
@@ -29,12 +34,17 @@ from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.occupancy import OccupancySums, content_of
 from copypool_coordinator.overview import Overview
 from copypool_coordinator.policy import places
+from copypool_coordinator.protection import VolumeFacts
 from copypool_coordinator.proving import domains_of
+from copypool_coordinator.recovery import outlook_of_range
+from copypool_coordinator.routing import end_of
 from copypool_coordinator.rows import FileFlag, FileRow
 from copypool_coordinator.streaming import Reading
 
 CONTENT_MAX = 1_000
 _SLICE = 64
+#: How bad an outlook is: a file is as badly off as its worst segment.
+_BADNESS = {"away": 1, "doubtful": 2, "lost": 3}
 
 
 class Inspector:
@@ -160,8 +170,58 @@ class Inspector:
                 items.append(ContentFile(path, row.version, row.size, sum(here)))
         return ContentFilesReply(items, len(rows), cursor)
 
+    async def damaged_files(self, request: DamagedFilesRequest) -> DamagedFilesReply:
+        """A page of the directory, with the files that no reachable location is known to have whole.
+
+        Raises:
+            NotFound: no such namespace.
+        """
+        namespace = self._locator.namespace(request.namespace)
+        facts = await self._overview.gather(0.0)
+        suspects = {
+            extent
+            for extent, mark in facts.marks.items()
+            if mark.lost_files or mark.doubtful_files or mark.unavailable_files
+        }
+        if not suspects:
+            return DamagedFilesReply([], 0, "")
+        rows, cursor = await self._catalog.scan(namespace.id, "", request.after, LIST_MAX)
+        items = []
+        for number, (path, row) in enumerate(rows):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            try:
+                located = await self._locator.locate(namespace.id, path, row, row.version)
+                found = _worst(located, suspects, facts.places)
+                if found is None and row.flags & FileFlag.in_manifest:
+                    segments = await self._reading.segments(located)
+                    found = _worst(await self._locator.locate_segments(located, segments), suspects, facts.places)
+            except NotFound:
+                continue  # deleted since the page was read
+            except CopypoolError as error:
+                found = "doubtful", row.record.extent, f"the list of its segments cannot be read: {error.message}"
+            if found is not None:
+                items.append(DamagedFile(path, row.version, row.size, *found))
+        return DamagedFilesReply(items, len(rows), cursor)
+
     async def _segments_of(self, namespace: int, path: str, row: FileRow) -> Located:
         located = await self._locator.locate(namespace, path, row, row.version)
         if not row.flags & FileFlag.in_manifest:
             return located
         return await self._locator.locate_segments(located, await self._reading.segments(located))
+
+
+def _worst(
+    located: Located, suspects: Collection[int], places: Mapping[int, VolumeFacts]
+) -> tuple[Literal["away", "doubtful", "lost"], int, str] | None:
+    """Outlook, extent and reason of the worst of these segments; None when all can be read."""
+    worst: tuple[Literal["away", "doubtful", "lost"], int, str] | None = None
+    for segment in located.segments:
+        row = located.extents.get(segment.extent)
+        if segment.extent not in suspects or row is None or segment.length == 0:
+            continue
+        end = end_of(segment)
+        outlook, why = outlook_of_range(row, segment.offset, end, max(end, row.length), places)
+        if outlook != "readable" and (worst is None or _BADNESS[outlook] > _BADNESS[worst[0]]):
+            worst = outlook, segment.extent, why
+    return worst

@@ -173,6 +173,11 @@ class Locator:
             self._ranked[segment.extent] = known
         return routing.sources(known.places, segment)
 
+    def offsite(self, located: Located, segment: SegmentRef) -> list[str]:
+        """Volumes that may hold the segment, and that no program can read."""
+        extent = located.extents.get(segment.extent)
+        return [] if extent is None else routing.offsite(self._view, extent)
+
     def _rank(self, extent: ExtentRow, avoid_nodes: Collection[int], zone: str) -> list[Place]:
         return routing.rank(
             self._view,
@@ -217,10 +222,11 @@ class Locator:
                 state=place.state,
                 reachable=place.reachable,
                 capability=self._mint.read(place.node_id, segment, version, now_ms, raw=raw, header_bytes=header_bytes),
+                given_up=place.given_up,
             )
             for place in self.places(located, segment, avoid_nodes=avoid_nodes, zone=zone)
         ]
-        return SegmentPlan(segment.extent, segment.offset, segment.length, sources)
+        return SegmentPlan(segment.extent, segment.offset, segment.length, sources, self.offsite(located, segment))
 
     def entry(self, located: Located, *, raw: bool, avoid_nodes: Collection[int], zone: str) -> FileEntry:
         """The file as clients are told of it."""

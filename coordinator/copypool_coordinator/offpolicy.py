@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from copypool_coordinator import twins
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.protection import Standing, VolumeFacts, assess, is_appended, is_empty, lacks_proof
+from copypool_coordinator.recovery import bad_everywhere
 from copypool_coordinator.rows import ExtentRow, OpenRow
 from copypool_coordinator.scrubbing import ScrubLedger
 
@@ -47,6 +48,8 @@ class Mark(NamedTuple):
     debt_records: tuple[tuple[int, int], ...] = ()  #: (copy pool, records not there)
     shared_domain: bool = False  #: at policy but for failure domains: several locations are in one
     leaving: int = 0  #: locations on volumes that are being emptied, or were given up
+    doubtful_files: int = 0  #: that only damaged locations reach
+    holed: bool = False  #: some block of theirs is bad on every location
 
     @property
     def debt_bytes(self) -> int:
@@ -152,7 +155,7 @@ def look(
         since_ms = sample.uncopied_since_ms if sample is not None and sample.uncopied_since_ms else row.opened_ms
     alive = [each for each in row.locations if not _given_up(places.get(each.volume))]
     unread, stale = _unproven(row, standing, policy, now_ms)
-    unavailable, lost = (0, 0) if standing.satisfied else _files_out_of_reach(row, sample, places)
+    gone = _NONE_GONE if standing.satisfied else _files_out_of_reach(row, sample, places)
     wanted = len(standing.pools)
     mark = Mark(
         debt=debt,
@@ -164,12 +167,14 @@ def look(
         missing=sum(1 for each in alive if each.state == "missing"),
         unread_bytes=unread,
         stale_bytes=stale,
-        unavailable_files=unavailable,
-        lost_files=lost,
+        unavailable_files=gone.unavailable,
+        lost_files=gone.lost,
         extra=max(0, len(row.locations) - wanted),
         shared_domain=standing.satisfied and not standing.spread,
         debt_records=tuple((pool, _records_behind(row, sample, places, pool)) for pool, _ in debt),
         leaving=sum(1 for each in row.locations if _is_leaving(places.get(each.volume))),
+        doubtful_files=gone.doubtful,
+        holed=bool(gone.doubtful) and bad_everywhere(row, committed, places) is not None,
     )
     return mark if any(mark) else None
 
@@ -205,21 +210,33 @@ def _unproven(row: ExtentRow, standing: Standing, policy: Policy, now_ms: int) -
     return unread, stale
 
 
-def _files_out_of_reach(row: ExtentRow, sample: OpenRow | None, places: Mapping[int, VolumeFacts]) -> tuple[int, int]:
-    """Files that no location can give now, and that no location could give even if every node came back.
+class _Gone(NamedTuple):
+    """Files of one extent that cannot simply be read."""
 
-    Counted by records: those committed minus those that the longest location holds, as far as they are not dead.
-    """
+    unavailable: int  #: a location that is away has them
+    doubtful: int  #: only damaged locations reach them
+    lost: int  #: no location would, even if every node came back
+
+
+_NONE_GONE = _Gone(0, 0, 0)
+
+
+def _files_out_of_reach(row: ExtentRow, sample: OpenRow | None, places: Mapping[int, VolumeFacts]) -> _Gone:
+    """Counted by records: those committed minus those that the longest location holds, as far as they are not dead."""
     committed = sample.records if row.open and sample is not None else row.records
-    reachable = existing = 0
+    reachable = whole = existing = 0
     for location in row.locations:
         place = places.get(location.volume)
         if location.state == "missing" or location.erasing or place is None or place.destroyed:
             continue
         held = committed if is_appended(row, location) else min(location.records, committed)
         existing = max(existing, held)
-        if place.up and location.state != "damaged":
+        if location.state == "damaged":
+            continue
+        whole = max(whole, held)
+        if place.up:
             reachable = max(reachable, held)
     live = max(0, committed - row.dead_records)
     lost = min(live, committed - existing)
-    return min(live, committed - reachable) - lost, lost
+    not_whole = min(live, committed - whole)
+    return _Gone(min(live, committed - reachable) - not_whole, not_whole - lost, lost)

@@ -28,6 +28,7 @@ def lines(status: StatusReply, namespace_ids: Mapping[str, int]) -> list[str]:
         ),
         ("copypool_unavailable_files", "Files that cannot be read now.", status.unavailable_files),
         ("copypool_lost_files", "Files without any location.", status.lost_files),
+        ("copypool_doubtful_files", "Files that only damaged locations reach.", status.doubtful_files),
         ("copypool_files", "Files stored, as of the last flush of the counters.", status.files),
         ("copypool_stored_bytes", "Bytes of files stored, as of the same.", status.bytes),
         ("copypool_brake", "1: re-replication is held.", float(bool(status.brake))),

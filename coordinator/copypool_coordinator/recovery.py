@@ -15,6 +15,7 @@ from copypool_coordinator.protection import VolumeFacts, reach
 from copypool_coordinator.rows import ExtentRow, Location
 
 Outlook = Literal["whole", "merge", "away", "lost"]
+RangeOutlook = Literal["readable", "doubtful", "away", "lost"]
 
 #: Best first, as sources of a pull: a damaged or leaving location is asked only for what no other one has.
 _ORDER = {"good": 0, "copying": 1, "dropping": 2, "damaged": 3}
@@ -76,20 +77,65 @@ def bad_everywhere(row: ExtentRow, committed: int, places: Mapping[int, VolumeFa
     return _hole(row, left, committed)
 
 
-def _hole(row: ExtentRow, sources: Sequence[Location], committed: int) -> int | None:
-    """Where these locations together certainly lack something; -1: they do, nobody knows where; None: it may be whole.
+def outlook_of_range(
+    row: ExtentRow, start: int, end: int, committed: int, places: Mapping[int, VolumeFacts]
+) -> tuple[RangeOutlook, str]:
+    """What a read of extent bytes [start, end) meets, and why; `end` at most `committed`.
 
-    What is behind the first bad block of a location is not known, so only the first ones and the end are looked at.
+    `doubtful`: they lie behind the first bad block of every location that reaches them, so only reading tells.
     """
+    left = [
+        each
+        for each in row.locations
+        if each.state in _ORDER and (place := places.get(each.volume)) is not None and not place.destroyed
+    ]
+    sure = [each for each in left if _surely_holds(row, each, end, committed)]
+    if any(places[each.volume].up for each in sure):
+        return "readable", ""
+    here = [each for each in left if places[each.volume].up]
+    lacking = _hole(row, here, committed, start, end) is not None
+    if sure and lacking:
+        return "away", f"only {_names(places, sure)} has it, and cannot be reached now"
+    hole = _hole(row, left, committed, start, end)
+    if hole is None:
+        return "doubtful", f"damaged on {_names(places, left)}: readable if every block is good on one of them"
+    if not left:
+        return "lost", "no location is left"
+    if hole == end - 1 and max(reach(row, each, committed) for each in left) < end:
+        return "lost", "no location reaches so far"
+    at = f"the block at offset {hole} of its extent" if hole >= 0 else "a block of its extent"
+    if hole < 0:
+        return "doubtful", f"{at} is bad on {_names(places, left)}, where alone it is"
+    return "lost", f"{at} is bad on {_names(places, left)}"
+
+
+def _surely_holds(row: ExtentRow, location: Location, end: int, committed: int) -> bool:
+    """Whether all up to `end` was verified there and nothing was found bad since."""
+    if reach(row, location, committed) < end:
+        return False
+    if location.state == "damaged":
+        return location.bad_offset >= end
+    return location.bad_offset < 0 or location.bad_offset >= end
+
+
+def _hole(
+    row: ExtentRow, sources: Sequence[Location], committed: int, start: int = 0, end: int | None = None
+) -> int | None:
+    """Where in [start, end) these locations together certainly lack something; None: they may have all of it.
+
+    -1: they do, nobody knows where. What is behind the first bad block of a location is not known, so only the first
+    ones and the end are looked at. `end`: None for `committed`.
+    """
+    end = committed if end is None else end
     if not sources:
-        return 0
-    if not any(_may_hold(row, each, committed - 1, committed) for each in sources):
-        return committed - 1
+        return start
+    if not any(_may_hold(row, each, end - 1, committed) for each in sources):
+        return end - 1
     for location in sources:
         bad = location.bad_offset
         if location.state == "damaged" and bad < 0 and len(sources) == 1:
             return -1
-        if 0 <= bad < committed and not any(_may_hold(row, each, bad, committed) for each in sources):
+        if start <= bad < end and not any(_may_hold(row, each, bad, committed) for each in sources):
             return bad
     return None
 

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from copypool.protocol.api import LocationState, PoolType, SegmentRef
+from copypool.protocol.errors import CopypoolError, DigestMismatch
 from copypool.protocol.stripes import FULL_STRIDE_BYTES, STRIPE_BYTES, prelude_bytes, stored_bytes
 from copypool_coordinator import twins
 from copypool_coordinator.heartbeats import Loads
@@ -47,6 +48,18 @@ class Place(NamedTuple):
     state: LocationState
     reachable: bool
     reach: int  #: extent offset up to which the location holds every committed byte
+    given_up: bool = False  #: its volume was declared destroyed: it is not waited for
+
+    def is_final(self, failure: CopypoolError) -> bool:
+        """Whether this place, having failed a read like this, can never give those bytes.
+
+        Bad bytes at a place whose node has found them bad itself, or no file. What did not answer may come back.
+        """
+        if self.given_up:
+            return True
+        if isinstance(failure, DigestMismatch):
+            return self.state != "good"
+        return "sent" not in failure.details and self.state in ("missing", "copying")
 
 
 def end_of(segment: SegmentRef) -> int:
@@ -226,7 +239,14 @@ def _place(view: ClusterView, location: Location, extent: ExtentRow) -> Place | 
         state=location.state,
         reachable=view.volume_reachable(volume.row.id),
         reach=reach_of(location, extent),
+        given_up=volume.row.access == "destroyed",
     )
+
+
+def offsite(view: ClusterView, extent: ExtentRow) -> list[str]:
+    """Volumes with something of the extent that no program can read, but people can bring back."""
+    found = (view.volumes_by_id.get(location.volume) for location in extent.locations)
+    return [volume.name for volume in found if volume is not None and volume.row.access == "offsite"]
 
 
 def held_bytes(segment: SegmentRef, length: int) -> int:

@@ -91,6 +91,7 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
         brake=facts.brake,
         catalog_bytes=facts.catalog_bytes,
         catalog_down=facts.catalog_down,
+        doubtful_files=sum(mark.doubtful_files for mark in marks),
         pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
         namespaces=[
             each
@@ -184,14 +185,9 @@ def _reasons_of_the_leader(view: ClusterView, facts: StatusFacts) -> list[str]:
 def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusReply) -> list[str]:
     marks = facts.marks.values()
     reasons = []
-    if reply.lost_files:
-        reasons.append(f"{reply.lost_files} files are lost: no location of their bytes is left")
-    if reply.unavailable_files:
-        away = [node.name for node in reply.nodes if node.state == "away"]
-        hope = f"; they come back with {_names(away)}" if away else ""
-        reasons.append(f"{reply.unavailable_files} files cannot be read now{hope}")
+    reasons += _reasons_of_files(facts, reply)
     if reply.damaged_locations:
-        reasons.append(f"{reply.damaged_locations} locations are damaged: see `copypool damaged`")
+        reasons.append(f"{reply.damaged_locations} locations are damaged: see `copypool query damaged`")
     missing = sum(mark.missing for mark in marks)
     if missing:
         reasons.append(f"{missing} extent files are not on the volume where the catalog has them")
@@ -250,6 +246,33 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     reasons += exposure.not_rebuildable(view, facts.places)
     if facts.brake:
         reasons.append(facts.brake)
+    return reasons
+
+
+def _reasons_of_files(facts: StatusFacts, reply: StatusReply) -> list[str]:
+    """Files that are lost, or may be, or only cannot be read now."""
+    names = "`copypool query damaged --files` names them"
+    reasons = []
+    if reply.lost_files:
+        reasons.append(f"{reply.lost_files} files are lost: no location of their bytes is left; {names}")
+    doubtful = [mark for mark in facts.marks.values() if mark.doubtful_files]
+    holed = [mark for mark in doubtful if mark.holed]
+    if holed:
+        files = sum(mark.doubtful_files for mark in holed)
+        reasons.append(
+            f"{len(holed)} extents with {files} files have a block that is bad on every location: files with bytes in "
+            f"it are lost; {names}"
+        )
+    if len(holed) < len(doubtful):
+        files = reply.doubtful_files - sum(mark.doubtful_files for mark in holed)
+        reasons.append(
+            f"{files} files are in {len(doubtful) - len(holed)} extents whose every location is damaged: a block is "
+            f"read, and repaired, from whichever has it good; {names}"
+        )
+    if reply.unavailable_files:
+        away = [node.name for node in reply.nodes if node.state == "away"]
+        hope = f"; they come back with {_names(away)}" if away else ""
+        reasons.append(f"{reply.unavailable_files} files cannot be read now{hope}")
     return reasons
 
 
@@ -438,6 +461,8 @@ def damaged(view: ClusterView, facts: StatusFacts) -> DamagedReply:
                     generation=location.generation,
                     since_unix_s=location.changed_ms / 1000,
                     evidence=evidence,
+                    state=location.state,
+                    bad_offset=location.bad_offset,
                 )
             )
             if len(found) >= DAMAGED_MAX:

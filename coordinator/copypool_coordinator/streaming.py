@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Literal
 
@@ -76,15 +76,15 @@ class Reading:
         if located.row.size == 0:
             return b""
         refreshed = False
-        failure: CopypoolError | None = None
         while True:
+            failures: dict[int, CopypoolError] = {}
             (segment,) = located.segments
             places = self._locator.places(located, segment)
             for number, place in enumerate(places):
                 try:
                     payload = await self._link.read_small(place.node_id, segment)
                 except (Unavailable, Overloaded, DigestMismatch, NotFound) as error:
-                    failure = error
+                    failures[place.volume_id] = error
                     self._report(segment, place, error)
                     continue
                 if digest_of(payload) == located.row.digest:
@@ -92,9 +92,10 @@ class Reading:
                     return payload
                 self._metrics.digest_mismatches += 1
                 failure = DigestMismatch(f"{located.path!r} arrived from {place.node} with another digest")
+                failures[place.volume_id] = failure
                 self._report(segment, place, failure)
             if refreshed:
-                raise nothing_left(located.path, places, failure)
+                raise nothing_left(located.path, places, failures, self._locator.offsite(located, segment))
             located = await self._locator.refresh(located)
             refreshed = True
 
@@ -210,16 +211,15 @@ class Reading:
         segment = located.segments[index]
         position = start
         refreshed_at = -1
-        failed: set[int] = set()
-        failure: CopypoolError | None = None
+        failures: dict[int, CopypoolError] = {}
         while position < stop:
             places = self._locator.places(located, segment)
-            place = next((place for place in places if place.volume_id not in failed), None)
+            place = next((place for place in places if place.volume_id not in failures), None)
             if place is None:
                 if refreshed_at == position:
-                    raise nothing_left(located.path, places, failure)
+                    raise nothing_left(located.path, places, failures, self._locator.offsite(located, segment))
                 refreshed_at = position
-                failed.clear()
+                failures.clear()
                 located = await self._locator.refresh(located)
                 segment = located.segments[index]
                 continue
@@ -235,19 +235,26 @@ class Reading:
             except CatalogDown:
                 raise
             except CopypoolError as error:
-                failure = error
                 self._report(segment, place, error)
                 if position > before:
                     # Past the byte where others failed they may be good again: two places, two bad blocks.
-                    failed.clear()
-                failed.add(place.volume_id)
+                    failures.clear()
+                failures[place.volume_id] = error
 
 
-def nothing_left(path: str, places: list[Place], failure: CopypoolError | None) -> CopypoolError:
-    """The error when every place of a segment failed, twice."""
-    if not places:
-        return DataLost(f"no location is left that could hold the bytes of {path!r}: see `copypool status`")
-    if isinstance(failure, DigestMismatch) and all(place.reachable for place in places):
-        return DigestMismatch(f"every location of {path!r} holds damaged bytes there: see `copypool damaged`")
-    said = f" (the last one said: {failure.message})" if failure is not None else ""
+def nothing_left(
+    path: str, places: Sequence[Place], failures: Mapping[int, CopypoolError], offsite: Sequence[str]
+) -> CopypoolError:
+    """The error when every place of a segment failed, twice. `failures`: by volume, how each did last."""
+    last = next(reversed(list(failures.values())), None)
+    said = f" (the last one said: {last.message})" if last is not None else ""
+    if offsite:
+        return Unavailable(f"no location of {path!r} can be read now{said}; {', '.join(offsite)} offsite may hold it")
+    if all((failure := failures.get(each.volume_id)) is not None and each.is_final(failure) for each in places):
+        return DataLost(
+            f"no location is left that could hold the bytes of {path!r}{said}: `copypool explain` shows what became of "
+            "each. A volume that was given up can be brought back; else store the file again, or delete it"
+        )
+    if isinstance(last, DigestMismatch) and all(place.reachable for place in places):
+        return DigestMismatch(f"every location of {path!r} holds damaged bytes there: see `copypool query damaged`")
     return Unavailable(f"no location of {path!r} can be read now{said}")

@@ -36,7 +36,7 @@ class Reader:
         """Holdings that reach the whole segment; `Unavailable` when there is none."""
         found = self._holdings.covering(extent, offset + stored_bytes(length))
         if not found:
-            raise Unavailable(f"this node does not hold extent {extent} up to the end of that segment")
+            raise Unavailable(f"this node does not hold extent {extent} up to the end of that segment", absent=True)
         return found
 
     def report(self, holding: Holding, what: str) -> None:

@@ -287,7 +287,7 @@ class Scanner:
         start = len(structure) - prelude.payload_bytes
         for index, at in enumerate(range(start, len(structure), _BLOCK)):
             if crc32c(structure[at : at + _BLOCK], stripes.seed(extent, position + at)) != prelude.table[index]:
-                raise Corrupt(position + at, f"the checksum of block {index} does not match")
+                raise Corrupt(position + at, f"the checksum of block {index} of its stripe does not match")
         self._payload_hash.update(structure[start:])
         self._payload_bytes += prelude.payload_bytes
         self._last_stripe = prelude.last

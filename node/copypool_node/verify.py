@@ -105,7 +105,7 @@ class Verifier:
             try:
                 await file.set_seal_digest(digest)
             except BrokenInvariant as exc:
-                return self._result(job, 0, exc.message, bad_offset=0)
+                return self._result(job, 0, exc.message)
         return self._result(job, job.length, "", digest=digest)
 
     def _result(
@@ -119,11 +119,13 @@ class Verifier:
         missing: bool = False,
     ) -> VerifyReport:
         good = not evidence
+        if bad_offset >= 0:
+            evidence = f"at extent offset {bad_offset}: {evidence}"
         if good:
             self._metrics.verified_extents += 1
         else:
             self._metrics.damaged_extents += 1
-            log.error("volume %s: extent %d: %s (offset %d)", self._volume.name, job.extent, evidence, bad_offset)
+            log.error("volume %s: extent %d: %s", self._volume.name, job.extent, evidence)
         holding = self._holdings.find(job.extent, self._volume, job.generation)
         if holding is not None:
             holding.damaged = not good

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copypool.checking import StripeChecker
-from copypool.failover import AWAY_S, AwayNodes, SegmentSources
+from copypool.failover import AWAY_S, AwayNodes, Reason, SegmentSources
 from copypool.hedging import BURST_MAX, DELAY_MIN_S, DELAY_UNKNOWN_S, EXTRA_PART, HedgeBudget, LatencyWindow
 from copypool.leases import prefixes_of, prefixes_of_all
-from copypool.protocol.api import Source
+from copypool.protocol.api import LocationState, Source
 from copypool.protocol.errors import (
     CatalogDown,
     Conflict,
@@ -172,6 +172,44 @@ def test_a_node_that_did_not_answer_is_asked_last_for_a_while() -> None:
     away.noted(1, "refused", 0.0)
     away.answered(1)
     assert away.ids(0.0) == []
+
+
+def located(number: int, state: LocationState, *, given_up: bool = False) -> Source:
+    return Source(number, f"n{number}", "http://x", f"v{number}", "copy", state, True, "cap", given_up)
+
+
+def exhausted(*failures: tuple[Source, Reason, bool]) -> SegmentSources:
+    sources = SegmentSources([each for each, _, _ in failures])
+    for each, reason, absent in failures:
+        sources.failed(each, 0, reason, absent=absent)
+    return sources
+
+
+def test_bytes_are_lost_when_every_location_is_known_to_have_none_of_them() -> None:
+    bad, gone, short = located(1, "damaged"), located(2, "missing"), located(3, "copying")
+    given_up = located(4, "good", given_up=True)
+    every: list[tuple[Source, Reason, bool]] = [
+        (bad, "checksum", False),
+        (gone, "refused", True),
+        (short, "refused", True),
+        (given_up, "timeout", False),
+    ]
+    assert exhausted(*every).nothing_to_come
+    assert SegmentSources([]).nothing_to_come, "no location at all"
+
+
+@pytest.mark.parametrize(
+    ("hope", "reason", "absent"),
+    [
+        (located(2, "good"), "timeout", False),  # away
+        (located(2, "good"), "checksum", False),  # bad on its way, perhaps: its node has not looked yet
+        (located(2, "good"), "refused", True),  # its volume is not mounted yet
+        (located(2, "damaged"), "refused", False),  # away, and has other good blocks
+        (located(2, "damaged"), "refused", True),  # its volume is not mounted yet
+    ],
+)
+def test_bytes_are_not_lost_while_a_location_may_have_them(hope: Source, reason: Reason, absent: bool) -> None:
+    assert not exhausted((located(1, "damaged"), "checksum", False), (hope, reason, absent)).nothing_to_come
 
 
 @given(

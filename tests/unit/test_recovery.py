@@ -9,7 +9,7 @@ from copypool.cli.process_text import preview_text
 from copypool.protocol.processes import ProcessRequest, SourceShare
 from copypool_coordinator import locations
 from copypool_coordinator.policy import Policy, places
-from copypool_coordinator.recovery import Prospect, bad_everywhere, prospect
+from copypool_coordinator.recovery import Prospect, bad_everywhere, outlook_of_range, prospect
 from kit.toy_cluster import MIB, ToyCluster
 from kit.toy_jobs import ToyJobs
 
@@ -165,3 +165,39 @@ def test_a_refused_delete_calls_no_bad_location_good() -> None:
     why = {each.extent: each.why for each in found.blocked}
     assert why[0].startswith("it is damaged, and no good location reaches as far")
     assert why[1] == "it is the last good location"
+
+
+# -- ranges of an extent: what becomes of a file -------------------------------------------------
+def outlook(cluster: ToyCluster, start: int, end: int) -> str:
+    return outlook_of_range(cluster.row(0), start, end, cluster.committed(0), places(cluster.view))[0]
+
+
+def test_a_file_is_lost_only_where_a_block_of_it_is_bad_everywhere() -> None:
+    jobs = jobs_with(1)
+    cluster, copy = jobs.cluster, jobs.copy_of(0)
+    assert outlook(cluster, 4096, LENGTH) == "readable"
+    mark(cluster, 0, 1, bad_offset=2 * MIB)
+    mark(cluster, 0, copy, bad_offset=2 * MIB)
+    assert outlook(cluster, 4096, 2 * MIB) == "readable", "before the first bad block"
+    assert outlook(cluster, MIB, 3 * MIB) == "lost"
+    assert outlook(cluster, 3 * MIB, 4 * MIB) == "doubtful", "a verify stops at the first bad block"
+    cluster.down(copy)
+    assert outlook(cluster, 4096, MIB) == "readable"
+    assert outlook(cluster, MIB, 3 * MIB) == "lost", "the one that is away has no such block either"
+
+
+def test_a_file_that_a_node_which_is_away_has_whole_is_not_lost() -> None:
+    jobs = jobs_with(1)
+    cluster, copy = jobs.cluster, jobs.copy_of(0)
+    mark(cluster, 0, 1, bad_offset=2 * MIB)
+    cluster.down(copy)
+    assert outlook(cluster, MIB, 3 * MIB) == "away"
+    cluster.set_access(copy, "destroyed")
+    assert outlook(cluster, MIB, 3 * MIB) == "lost"
+
+
+def test_a_file_without_a_location_is_lost() -> None:
+    jobs = jobs_with(1)
+    for volume in (1, jobs.copy_of(0)):
+        jobs.cluster.mark(0, volume, "missing")
+    assert outlook(jobs.cluster, 4096, MIB) == "lost"

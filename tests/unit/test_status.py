@@ -9,7 +9,7 @@ from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
 from copypool.protocol.internal import HeartbeatRequest
-from copypool_coordinator import keys, status, waiting
+from copypool_coordinator import keys, locations, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
@@ -200,6 +200,38 @@ async def test_files_that_only_an_absent_node_has_are_unavailable_until_its_volu
     cluster.set_access(1, "destroyed")
     reply = await seen.status()
     assert (reply.unavailable_files, reply.lost_files) == (0, 10)
+
+
+async def test_files_that_only_damaged_locations_reach_are_counted_apart_and_the_lost_are_called_lost() -> None:
+    seen = Seen(ToyCluster())
+    cluster = seen.cluster
+    proven(cluster, 40_000)
+    (copy,) = [each.volume for each in cluster.row(E).locations if each.volume != 1]
+
+    def mark(volume: int, bad_offset: int) -> None:
+        row = cluster.row(E)
+        location = cluster.location(E, volume)
+        cluster.put_extent(E, locations.marked(row, location, "damaged", "bad", cluster.now_ms, bad_offset=bad_offset))
+
+    mark(1, 5_000)
+    assert (await seen.status()).doubtful_files == 0, "the copy is whole"
+    mark(copy, 9_000)
+    reply = await seen.status()
+    assert (reply.unavailable_files, reply.doubtful_files, reply.lost_files) == (0, 40, 0)
+    assert any("40 files are in 1 extents whose every location is damaged" in reason for reason in reply.reasons)
+    assert "40 on damaged locations alone" in status_text(reply)
+
+    cluster.put_extent(E, locations.verified(cluster.row(E), cluster.location(E, copy), 40_000, b"", 1))
+    mark(copy, 5_000)
+    reply = await seen.status()
+    assert reply.doubtful_files == 40
+    assert any(
+        "bad on every location" in reason and "`copypool query damaged --files`" in reason for reason in reply.reasons
+    )
+    for volume in (1, copy):
+        cluster.set_access(volume, "destroyed")
+    reply = await seen.status()
+    assert (reply.doubtful_files, reply.lost_files) == (0, 40)
 
 
 async def test_deleted_files_are_neither_unavailable_nor_lost() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from copypool.cli.options import Verb, run, settings, show_json
+from copypool.cli.options import Verb, run, settings, show_json, show_json_line
 from copypool.cli.output import printable, readable_bytes, readable_time, status_text, table
 
 if TYPE_CHECKING:
@@ -112,20 +112,41 @@ def pools() -> None:
 
 
 @click.command(cls=Verb)
-def damaged() -> None:
-    """Locations whose bytes failed their own node's check and are not rebuilt yet."""
+@click.option("--files", is_flag=True, help="Files that are lost, or may be, by a paced scan of the directory.")
+def damaged(files: bool) -> None:
+    """Locations whose bytes failed their own node's check, or whose file is gone, and that are not rebuilt yet.
+
+    With --files the files that no reachable location is known to have whole: `lost`, since a block of them is bad
+    everywhere; `doubtful`, since only reading them tells; `away`, since a node that has them is. With --json one per
+    line.
+    """
+    if files:
+        run(_show_damaged_files)
+        return
     _show_list(
         lambda client: client.damaged(),
-        ["extent", "volume", "node", "generation", "since", "evidence"],
+        ["extent", "volume", "node", "generation", "state", "bad at", "since", "evidence"],
         lambda entry: [
             str(entry.extent),
             entry.volume,
             entry.node,
             str(entry.generation),
+            entry.state,
+            str(entry.bad_offset) if entry.bad_offset >= 0 else "-",
             readable_time(entry.since_unix_s),
             printable(entry.evidence),
         ],
     )
+
+
+async def _show_damaged_files(client: Client) -> None:
+    given = settings().namespace
+    names = [given] if given is not None else [each.name for each in await client.namespaces()]
+    async for namespace, file in client.insight.damaged_files(names):
+        if settings().json:
+            show_json_line({"namespace": namespace, "file": file})
+        else:
+            click.echo(f"{printable(f'{namespace}/{file.path}')}  {file.outlook}  extent {file.extent}: {file.why}")
 
 
 @click.command(cls=Verb)

@@ -159,15 +159,17 @@ class Source(msgspec.Struct):
     state: LocationState
     reachable: bool
     capability: str
+    given_up: bool = False  #: an operator declared its volume destroyed: it is not waited for
 
 
 class SegmentPlan(msgspec.Struct):
-    """One segment and its sources, best first; never empty while any location exists."""
+    """One segment and its sources, best first; empty only when no location exists, or offsite ones alone."""
 
     extent: int
     offset: int
     length: int
     sources: list[Source]
+    offsite: list[str] = []  #: volumes that no program can read, but people can bring back
 
 
 class FileEntry(msgspec.Struct, omit_defaults=True):
@@ -415,7 +417,7 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     under_protected_extents: int  #: fewer good locations than the class wants, primary or copy
     unverified_bytes: int  #: at policy, but with a location whose bytes were not read back yet; young ones included
     unavailable_files: int  #: no reachable location now; a node that is away may bring them back
-    lost_files: int  #: no location left at all
+    lost_files: int  #: no location left at all, or only volumes that were given up
     nodes: list[NodeInfo]
     leader: str  #: name of the leading coordinator, or ""
     coordinator: str  #: who answers
@@ -426,6 +428,8 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     warnings: list[str] = []  #: what this cluster could not protect against, though all is where policy says
     scrub: ScrubProgress | None = None
     catalog_down: bool = False  #: etcd does not answer: everything here is from memory, as of when it was last heard
+    #: In extents of which every location is damaged: those whose blocks are good in one of them can be read.
+    doubtful_files: int = 0
 
 
 class EventsRequest(msgspec.Struct, omit_defaults=True):
@@ -459,6 +463,8 @@ class DamagedEntry(msgspec.Struct):
     generation: int
     since_unix_s: float
     evidence: str
+    state: LocationState = "damaged"
+    bad_offset: int = -1  #: extent offset of the first bad block, as its node found it; -1: not known, or all of it
 
 
 class DamagedReply(msgspec.Struct):

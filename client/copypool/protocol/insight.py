@@ -262,6 +262,33 @@ class ContentReply(msgspec.Struct):
     next_after: int  #: -1: no more
 
 
+class DamagedFilesRequest(msgspec.Struct, omit_defaults=True):
+    """A page of the files that cannot simply be read, by a directory scan. POST /rpc/damaged_files, role operator.
+
+    Nothing is scanned while no extent is in such a state.
+    """
+
+    namespace: str
+    after: str = ""
+
+
+class DamagedFile(msgspec.Struct):
+    """A current version of which no location that can be reached is known to have every byte."""
+
+    path: str
+    version: int
+    size: int
+    outlook: Literal["away", "doubtful", "lost"]  #: it comes back with a node; only reading tells; it is gone
+    extent: int  #: of the first segment that is as bad as that
+    why: str
+
+
+class DamagedFilesReply(msgspec.Struct):
+    items: list[DamagedFile]
+    scanned: int
+    next_after: str
+
+
 class ContentFilesRequest(msgspec.Struct, omit_defaults=True):
     """A page of the files with bytes on a volume, by a directory scan. POST /rpc/content_files, role operator."""
 
