@@ -18,6 +18,7 @@ import msgspec
 
 from copypool.protocol.errors import CopypoolError
 from copypool.protocol.names import check_name
+from copypool.telemetry.logs import LogFormat
 
 ENV_PREFIX = "COPYPOOL_COORDINATOR_"
 MASTER_SECRET_MIN_BYTES = 32
@@ -43,6 +44,8 @@ class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str = ""
     password_file: str = ""
     timeout_s: PositiveFloat = 5.0
+    #: what its members run with as --quota-backend-bytes, which they do not tell; for the days-to-quota metric alone
+    quota_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 2 * 1024**3
 
 
 class TlsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +107,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap: BootstrapSection = BootstrapSection()
     limits: Limits = Limits()
     log_level: str = "info"
+    log_format: LogFormat = "console"  #: console: for people; json: one object a line, with trace ids
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Config:

@@ -21,6 +21,7 @@ from copypool_coordinator.fallbacks import Fallbacks
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.keeper import Keeper
 from copypool_coordinator.leader import Leader
+from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.overview import Overview
@@ -49,6 +50,7 @@ class Duties:
         heartbeats: Heartbeats,
         reports: Reports,
         policy: Policy,
+        metrics: Metrics,
         *,
         name: str,
         url: str,
@@ -58,6 +60,7 @@ class Duties:
         self._mint = mint
         self._heartbeats = heartbeats
         self._policy = policy
+        self._metrics = metrics
         self._name = name
         self.sample = OpenSample(catalog)
         self.index = OffPolicy()
@@ -96,7 +99,7 @@ class Duties:
         """One term: everything in it is made anew, so that nothing of an old term acts in a new one."""
         self._chronicle.record("LeaderElected", f"{self._name} leads, term {guard.term}")
         memory = Memory()
-        repairs = Repairs(self._chronicle, self._recall)
+        repairs = Repairs(self._chronicle, self._recall, self._metrics)
         performer = Performer(
             self._catalog, self._link, self._mint, self._chronicle, repairs, memory, self._policy, guard
         )
@@ -111,6 +114,7 @@ class Duties:
             performer,
             memory,
             self._policy,
+            self._metrics,
         )
         async with TaskGroup() as group:
             group.create_task(runner.run(), name="controllers")

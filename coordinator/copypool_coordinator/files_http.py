@@ -100,6 +100,11 @@ class FilesHttp:
         self._streams_max = streams
         self._streams = 0
 
+    @property
+    def streams_ratio(self) -> float:
+        """Share of the files that may be streamed at once that are."""
+        return self._streams / self._streams_max
+
     async def handle(self, request: web.BaseRequest, target: str) -> web.StreamResponse:
         """Answer a request for `target`, the still encoded path behind the prefix."""
         principal = self._auth.principal(request.headers.get("Authorization"), self._catalog.now_ms())

@@ -49,6 +49,7 @@ class Leader:
         self._lead = lead
         self.guard: LeaderGuard | None = None  #: of the term that runs here
         self.pulse = Pulse()
+        self.believed_until_s = float("-inf")  #: monotonic; how long the term lasts unless its lease is renewed
         self.brake_released_ms = 0  #: an operator believes in every absence before this time
         self.cut: Cut | None = None  #: the last time in which etcd could not be reached from here
 
@@ -88,6 +89,7 @@ class Leader:
         """Lead until the term is over in any way; `NotLeader` says how."""
         log.info("leading, term %d", guard.term)
         self.guard = guard
+        self.believed_until_s = believed_until_s
         self.pulse = Pulse(self._catalog.now_ms())
         loop = asyncio.get_running_loop()
         # The loop's clock is monotonic but need not be `time.monotonic`: only differences are taken over.
@@ -131,7 +133,8 @@ class Leader:
                 continue
             if left_s == 0:
                 raise NotLeader("the leader's lease has ended")
-            believed.reschedule(asked_s + min(left_s, LEASE_S) + ahead_s)
+            self.believed_until_s = asked_s + min(left_s, LEASE_S)
+            believed.reschedule(self.believed_until_s + ahead_s)
 
     async def _write_clock(self, guard: LeaderGuard) -> None:
         """The mirror's sign of life, for every coordinator."""

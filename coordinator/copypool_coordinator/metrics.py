@@ -1,69 +1,93 @@
-"""A few counters in Prometheus' text form. Labels are route names and codes, never paths, namespaces or tokens."""
+"""What this coordinator counts, and all families of its page `/metrics`; `METRICS.md` is made from them.
+
+`copypool_coordinator_*` is about this process, `copypool_*` (see `protection_metrics`) about the cluster, the same on
+every coordinator. Labels are routes, codes, pools and ids, never paths, names of namespaces or tokens.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from copypool.telemetry import process
+from copypool.telemetry.metrics import SIZES, Family, Histogram, Page, Requests, one
+from copypool_coordinator import protection_metrics
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+REQUESTS = Family("copypool_coordinator_requests_total", "counter", "Answered requests.", ("route", "code"))
+DURATION = Family(
+    "copypool_coordinator_request_duration_seconds",
+    "histogram",
+    "From a request's head to its answer's end.",
+    ("route",),
+)
+LOOKUP = Family("copypool_coordinator_lookup_batch_files", "histogram", "Files per directory transaction.", ())
+COMMIT = Family("copypool_coordinator_commit_seconds", "histogram", "One group commit in the catalog.")
+FALLBACKS = Family(
+    "copypool_coordinator_read_fallbacks_total", "counter", "Small reads served by another than the first location."
+)
+MISMATCHES = Family(
+    "copypool_coordinator_digest_mismatches_total", "counter", "Payloads that arrived here with a wrong digest."
+)
+STEPS = Family(
+    "copypool_coordinator_steps_total",
+    "counter",
+    "Steps of the controllers that ended, while this coordinator led: Pull, Reserve, Verify, SealExtent, ...",
+    ("step", "outcome"),
+)
+REPAIRS_STARTED = Family(
+    "copypool_coordinator_repairs_started_total", "counter", "Locations begun to be made again elsewhere."
+)
+REPAIRED = Family("copypool_coordinator_repaired_extents_total", "counter", "Locations that are whole again.")
+REPAIRED_BYTES = Family("copypool_coordinator_repaired_bytes_total", "counter", "Bytes of these.")
 
+IN_WORK = Family("copypool_coordinator_requests_in_work", "gauge", "Requests in work.")
+FILL = Family(
+    "copypool_coordinator_fill_ratio", "gauge", "Share of its limit that the fullest of a kind has taken.", ("bound",)
+)
+MIRROR_REVISION = Family("copypool_coordinator_mirror_revision", "gauge", "Revision of etcd that memory shows.")
+MIRROR_AGE = Family("copypool_coordinator_mirror_age_seconds", "gauge", "Since the last event of the mirror of etcd.")
+LEADS = Family("copypool_coordinator_leader", "gauge", "1: this coordinator leads.")
+LEASE_MARGIN = Family(
+    "copypool_coordinator_lease_margin_seconds",
+    "gauge",
+    "How long a leader leads without a renewal.",
+)
 
-class Histogram:
-    """Cumulative buckets, sum and count."""
-
-    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._text = text
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def lines(self) -> Iterable[str]:
-        """Text form."""
-        yield f"# HELP {self._name} {self._text}"
-        yield f"# TYPE {self._name} histogram"
-        total = 0
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            label = "+Inf" if bound == float("inf") else f"{bound:g}"
-            yield f'{self._name}_bucket{{le="{label}"}} {total}'
-        yield f"{self._name}_sum {self._sum:.6f}"
-        yield f"{self._name}_count {total}"
+#: Everything that the page may hold.
+FAMILIES = (
+    *(REQUESTS, DURATION, LOOKUP, COMMIT, FALLBACKS, MISMATCHES, STEPS, REPAIRS_STARTED, REPAIRED, REPAIRED_BYTES),
+    *(IN_WORK, FILL, MIRROR_REVISION, MIRROR_AGE, LEADS, LEASE_MARGIN),
+    *protection_metrics.FAMILIES,
+    *process.FAMILIES,
+)
 
 
 class Metrics:
-    """What this process counts. Writing is an addition; `text` is asked for by /metrics alone."""
+    """What this process counts. Writing is an addition; `page` is asked for by /metrics alone."""
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, int], int] = {}
-        self.lookup_batch = Histogram("copypool_lookup_batch_files", "Files per directory transaction.", _SIZES)
-        self.commit_seconds = Histogram("copypool_commit_seconds", "Time of one group commit in the catalog.", _SECONDS)
+        self.requests = Requests()
+        self.lookup_batch = Histogram(SIZES)
+        self.commit_seconds = Histogram()
         self.fallbacks = 0  #: small reads that another location than the first one served
         self.digest_mismatches = 0  #: payloads that arrived here with another digest than their row's
+        self.steps: dict[tuple[str, str], int] = {}  #: by step and outcome, "done" or an error's code
+        self.repairs_started = 0
+        self.repaired = 0
+        self.repaired_bytes = 0
 
-    def count(self, route: str, status: int) -> None:
-        """One answered request."""
-        key = (route, status)
-        self.requests[key] = self.requests.get(key, 0) + 1
+    def count_step(self, step: str, outcome: str) -> None:
+        """A step of the controllers ended."""
+        self.steps[step, outcome] = self.steps.get((step, outcome), 0) + 1
 
-    def text(self, gauges: Iterable[tuple[str, str, float]]) -> str:
-        """The whole page; `gauges` are (name, help, value)."""
-        lines = ["# HELP copypool_requests_total Answered requests.", "# TYPE copypool_requests_total counter"]
-        for (route, status), count in sorted(self.requests.items()):
-            lines.append(f'copypool_requests_total{{route="{route}",status="{status}"}} {count}')
-        lines += self.lookup_batch.lines()
-        lines += self.commit_seconds.lines()
-        for name, text, value in (
-            ("copypool_read_fallbacks_total", "Small reads served by another than the first location.", self.fallbacks),
-            ("copypool_digest_mismatches_total", "Payloads that arrived with a wrong digest.", self.digest_mismatches),
-        ):
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} counter", f"{name} {value}"]
-        for name, text, gauge in gauges:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {gauge:g}"]
-        return "\n".join(lines) + "\n"
+    def page(self) -> Page:
+        """What was counted."""
+        return (
+            (REQUESTS, self.requests.totals()),
+            (DURATION, self.requests.durations()),
+            (LOOKUP, one(self.lookup_batch)),
+            (COMMIT, one(self.commit_seconds)),
+            (FALLBACKS, one(self.fallbacks)),
+            (MISMATCHES, one(self.digest_mismatches)),
+            (STEPS, sorted(self.steps.items())),
+            (REPAIRS_STARTED, one(self.repairs_started)),
+            (REPAIRED, one(self.repaired)),
+            (REPAIRED_BYTES, one(self.repaired_bytes)),
+        )

@@ -65,6 +65,11 @@ class NodeLink:
             await batcher.close()
         await self.http.close()
 
+    @property
+    def reads_ratio(self) -> float:
+        """How full the fullest node's queue of small reads is."""
+        return max((each.waiting for each in self._reads.values()), default=0) / self._limits.node_read_queue
+
     # -- who -------------------------------------------------------------------------------------
     def url_of(self, node_id: int) -> str:
         """Base URL of a node; `Unavailable` when it is not known."""

@@ -21,6 +21,7 @@ from copypool.protocol.api import (
 from copypool.protocol.errors import CatalogDown, CopypoolError, NotFound, Unavailable
 from copypool_coordinator import keys, orders, status, waiting
 from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.etcd_size import EtcdSize, Growth
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.offpolicy import Mark, OffPolicy
@@ -67,7 +68,8 @@ class Overview:
         self._name = name
         self._lock = asyncio.Lock()
         self._facts: StatusFacts | None = None
-        self._catalog_bytes = 0
+        self.etcd = EtcdSize()  #: as of when a member last told it
+        self.growth = Growth()
         self._size_until_s = 0.0
 
     async def status(self, namespace: str = "") -> StatusReply:
@@ -192,6 +194,7 @@ class Overview:
             if known is not None and known.now_s >= asked_s - max_age_s and known.places == places(self._view):
                 return known
             began_s = time.monotonic()
+            await self.look_at_etcd()
             opened, sampled = await self._sampled()
             now_ms = self._catalog.now_ms()
             volumes = places(self._view)
@@ -208,7 +211,7 @@ class Overview:
                 sampled=sampled,
                 brake=brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms),
                 coordinator=self._name,
-                catalog_bytes=await self._size(),
+                catalog_bytes=self.etcd.db_bytes,
                 opened=opened,
                 scrub=self._index.scrub.progress(self._policy, now_ms),
             )
@@ -222,13 +225,12 @@ class Overview:
             log.info("status without open extents: %s", error.message)
             return self._sample.rows, False
 
-    async def _size(self) -> int:
-        """Size of etcd's database: the largest member's; as of when a member last told it."""
+    async def look_at_etcd(self) -> None:
+        """Ask etcd's members for their sizes, unless they were asked a moment ago. Bounded; never raises for etcd."""
         if time.monotonic() >= self._size_until_s:
             self._size_until_s = time.monotonic() + _SIZE_S
             with contextlib.suppress(TimeoutError):  # a member that hangs must not hold up the answer
                 async with asyncio.timeout(_SIZE_TIMEOUT_S):
-                    members = await self._catalog.etcd.status()
-                    told = [each.db_size_bytes for each in members if not each.error]
-                    self._catalog_bytes = max(told, default=self._catalog_bytes)
-        return self._catalog_bytes
+                    self.etcd = EtcdSize.of(await self._catalog.etcd.status(), self.etcd)
+                    if self.etcd.members_up:
+                        self.growth.note(time.monotonic(), self.etcd.used_bytes)

@@ -13,14 +13,18 @@ import logging
 import random
 import secrets as random_bytes
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 
 from aiohttp import web
 
 from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CatalogDown, CopypoolError
-from copypool_coordinator import node_link, protection_metrics, server
+from copypool.telemetry import process
+from copypool.telemetry.metrics import TEXT_FORMAT, Page, render
+from copypool_coordinator import gauges, node_link, protection_metrics, server
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
@@ -39,7 +43,6 @@ from copypool_coordinator.lookups import Lookups
 from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_api import NodeApi
 from copypool_coordinator.node_link import NodeLink
-from copypool_coordinator.overview import Overview
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.policy_api import PolicyApi
 from copypool_coordinator.process_api import ProcessApi
@@ -61,7 +64,8 @@ CURRENT_S = 10.0
 class Coordinator:
     """A running coordinator. `async with Coordinator(...)`, then `run` until cancelled."""
 
-    def __init__(self, config: Config, secrets: Secrets) -> None:
+    def __init__(self, config: Config, secrets: Secrets, log_records: Mapping[str, int] | None = None) -> None:
+        """`log_records` are counted by level; see `telemetry.logs`."""
         self._config = config
         self._secrets = secrets
         self._metrics = Metrics()
@@ -72,7 +76,10 @@ class Coordinator:
         )
         self._listener: server.Listener | None = None
         self._catalog: Catalog | None = None
-        self._overview: Overview | None = None
+        self._duties: Duties | None = None
+        self._link: NodeLink | None = None
+        self._lag = process.LoopLag()
+        self._log_records = log_records or {}
         self._lookups: Lookups | None = None
 
     @property
@@ -96,6 +103,7 @@ class Coordinator:
             self._front, config.listen_host, config.listen_port, tls, config.limits.connections
         )
         log.info("listening at %s", self.url)
+        self._lag.start()
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             async with AsyncExitStack() as stack:
@@ -113,6 +121,7 @@ class Coordinator:
                 await self._listener.close(self._front, config.shutdown_s)
         finally:
             stopping.cancel()
+            self._lag.stop()
             await self._listener.close(self._front, 0.0)
 
     async def _work(self, duties: Duties) -> None:
@@ -209,7 +218,7 @@ class Coordinator:
             scrub_floor_bytes_per_s=config.scrub_floor_bytes_s,
             scrub_bytes_per_s=config.scrub_ceiling_bytes_s,
         )
-        duties = Duties(catalog, link, mint, heartbeats, reports, policy, name=config.name, url=self.url)
+        duties = Duties(catalog, link, mint, heartbeats, reports, policy, self._metrics, name=config.name, url=self.url)
         clients = ClientApi(
             catalog, auth, locator, leasing, reading, duties.overview, reports, body_bytes=limits.rpc_body_bytes
         )
@@ -220,7 +229,7 @@ class Coordinator:
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, reports, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
-        self._catalog, self._lookups, self._overview = catalog, lookups, duties.overview
+        self._catalog, self._lookups, self._link, self._duties = catalog, lookups, link, duties
         self._front.open(
             {**clients.routes(), **policies.routes(), **jobs.routes(), **insight.routes(), **nodes.routes()}, files
         )
@@ -264,42 +273,42 @@ class Coordinator:
         return ""
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
-        connections = 0 if self._listener is None else self._listener.connections
-        gauges = [
-            ("copypool_requests_in_work", "Requests in work.", float(self._front.in_work)),
-            ("copypool_connections", "Open connections.", float(connections)),
-        ]
+        page: list[Page] = [self._metrics.page(), gauges.process_page(self._front.in_work, self._fills())]
         if self._catalog is not None:
-            view = self._catalog.view
-            age_s = time.monotonic() - self._catalog.heard_s
-            gauges += [
-                ("copypool_mirror_revision", "Revision of etcd that memory shows.", float(view.revision)),
-                ("copypool_mirror_age_seconds", "Time since the last event of the mirror.", age_s),
-                ("copypool_extents", "Extents in memory.", float(len(view.extents))),
-                ("copypool_nodes_up", "Nodes with a session.", float(len(view.sessions))),
-                ("copypool_leader", "Whether this coordinator leads.", float(self._leads())),
-            ]
-        if self._lookups is not None:
-            gauges.append(("copypool_lookups_waiting", "Lookups not sent yet.", float(self._lookups.waiting)))
-        text = self._metrics.text(gauges) + await self._protection_text()
-        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+            page.append(gauges.catalog_page(self._catalog))
+        if self._duties is not None:
+            page.append(gauges.leader_page(self._duties.leader))
+            await self._duties.overview.look_at_etcd()
+            page.append(gauges.etcd_page(self._duties.overview, self._config.etcd.quota_bytes))
+            page.append(await self._protection_page())
+        page.append(await process.page(self._lag, self._log_records))
+        return web.Response(text=render(chain.from_iterable(page)), headers={"Content-Type": TEXT_FORMAT})
 
-    async def _protection_text(self) -> str:
+    def _fills(self) -> dict[str, float]:
+        """Share of its limit that each bounded thing has taken."""
+        limits = self._config.limits
+        connections = 0 if self._listener is None else self._listener.connections
+        fills = {
+            "connections": connections / limits.connections,
+            "requests": self._front.in_work / limits.requests,
+        }
+        if self._lookups is not None and self._link is not None:
+            fills["lookups"] = self._lookups.waiting / limits.lookup_queue
+            fills["node_reads"] = self._link.reads_ratio
+            fills["streams"] = self._front.streams_ratio
+        return fills
+
+    async def _protection_page(self) -> Page:
         """Protection as seen from here; left out while it cannot be told in time."""
-        if self._overview is None or self._catalog is None:
-            return ""
+        assert self._duties is not None and self._catalog is not None, "opened before"  # noqa: PT018
         try:
             async with asyncio.timeout(_METRICS_S):
-                found = await self._overview.status_lately(_METRICS_AGE_S)
+                found = await self._duties.overview.status_lately(_METRICS_AGE_S)
         except (CopypoolError, TimeoutError) as error:
             log.info("metrics without protection: %s", error)
-            return ""
+            return ()
         ids = {name: entry.row.id for name, entry in self._catalog.view.namespaces.items()}
-        return "\n".join(protection_metrics.lines(found, ids)) + "\n"
-
-    def _leads(self) -> bool:
-        leader = self._catalog.view.leader if self._catalog is not None else None
-        return leader is not None and leader.row.name == self._config.name
+        return protection_metrics.page(found, ids)
 
 
 async def _done_before(stopping: asyncio.Task[bool], work: asyncio.Task[Duties]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from copypool.protocol.errors import CopypoolError
 from copypool_coordinator.chronicle import Chronicle, Entry
+from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.policy import LocationKey
 from copypool_coordinator.rows import EventRow, Location
 
@@ -25,7 +26,8 @@ READ_FALLBACK, DAMAGED, STARTED, REPAIRED = "ReadFallback", "LocationDamaged", "
 class Repairs:
     """Stories under way, of one term. Bounded: beyond `_OPEN_MAX` the oldest are told without their causes."""
 
-    def __init__(self, chronicle: Chronicle, recall: Recall) -> None:
+    def __init__(self, chronicle: Chronicle, recall: Recall, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._chronicle = chronicle
         self._recall = recall
         self._damaged: dict[LocationKey, Entry | str] = {}
@@ -66,6 +68,7 @@ class Repairs:
 
     def started(self, key: LocationKey, volume: str, why: str, cause: LocationKey | None) -> None:
         """A replacement was reserved."""
+        self._metrics.repairs_started += 1
         _bound(self._started)
         self._started[key] = self._chronicle.record(
             STARTED,
@@ -84,6 +87,8 @@ class Repairs:
             del self._started[key]
         elif location.state == "good" and location.length >= length:
             del self._started[key]
+            self._metrics.repaired += 1
+            self._metrics.repaired_bytes += location.length
             self._chronicle.record(
                 REPAIRED,
                 f"extent {key.extent} is whole on {volume} again: {location.length} bytes",

@@ -19,6 +19,7 @@ from itertools import islice
 
 from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CopypoolError, Unavailable
+from copypool.telemetry import tracing
 from copypool_coordinator import orders
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.choosing import chooser
@@ -37,6 +38,7 @@ from copypool_coordinator.controllers.actions import (
 )
 from copypool_coordinator.heartbeats import Heartbeats, Loads
 from copypool_coordinator.leader import Leader
+from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.performing import Performer
@@ -80,6 +82,7 @@ class Runner:
         performer: Performer,
         memory: Memory,
         policy: Policy,
+        metrics: Metrics,
     ) -> None:
         self._catalog = catalog
         self._view = catalog.view
@@ -92,6 +95,7 @@ class Runner:
         self._performer = performer
         self._memory = memory
         self._policy = policy
+        self._metrics = metrics
         self._running: dict[ActionKey, asyncio.Task[None]] = {}
         self._lanes: Counter[str] = Counter()
         self._rests: dict[ActionKey, tuple[float, int]] = {}  #: step -> (not before, failures in a row)
@@ -228,15 +232,19 @@ class Runner:
         return started
 
     async def _perform(self, action: Action) -> None:
+        outcome = "done"
         try:
-            await self._performer.perform(action)
+            with tracing.operation(type(action).__name__):
+                await self._performer.perform(action)
         except CopypoolError as error:
+            outcome = error.code
             self._rest(action.key)
             self._failure = error.message[:200]
             log.info("%s did not work: %s", action, error.message)
         else:
             self._rests.pop(action.key, None)
         finally:
+            self._metrics.count_step(type(action).__name__, outcome)
             self._running.pop(action.key, None)
             self._lanes[action.lane] -= 1
             if not self._lanes[action.lane]:

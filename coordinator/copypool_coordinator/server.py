@@ -13,12 +13,14 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
-from copypool.protocol.routes import HEADERS_MAX_BYTES
+from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
+from copypool.telemetry import tracing
 from copypool_coordinator.connections import BoundedServer
 from copypool_coordinator.exchange import refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
@@ -31,6 +33,7 @@ logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1024
+_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _KEEPALIVE_S = 75.0
 #: How long the rest of a refused body is read, so that the client sees the answer.
 _LINGER_S = 2.0
@@ -61,11 +64,14 @@ class Front:
         """Answer one request; raises only for a connection that is gone."""
         path = request.raw_path.partition("?")[0]
         route = path
+        code = "ok"
+        trace = tracing.accept(request.headers.get(TRACE))
+        began_s = time.monotonic()
         self.in_work += 1
         self._idle.clear()
         try:
             if path.startswith(PREFIX):
-                route = PREFIX
+                route = f"{request.method} {PREFIX}" if request.method in _METHODS else PREFIX
                 response = await self._admitted().handle(request, path[len(PREFIX) :])
             elif request.method == "POST" and (handler := self._posts.get(path)) is not None:
                 self._admitted()
@@ -77,25 +83,36 @@ class Front:
                 if self._files is None:
                     raise Unavailable("this coordinator is starting: it has not read the catalog yet")
                 response = self._refuse_unknown(request, path)
+                code = Invalid.code if response.status == 405 else NotFound.code
         except CopypoolError as error:
+            code = error.code
             if isinstance(error, BrokenInvariant):
                 log.error("%s %s: %s", request.method, route, error.message)
             response = refuse(request, error)
         except (ConnectionError, asyncio.CancelledError):
-            self._metrics.count(route, 499)
+            code = "gone"
             raise
         except TimeoutError:
             log.exception("%s %s: a wait without an owner ran out", request.method, route)
+            code = "bug"
             response = refuse(request, Unavailable("this took too long here: repeat"))
         except Exception:
             log.exception("%s %s: a handler failed", request.method, route)
+            code = "bug"
             response = refuse(request, BrokenInvariant("the coordinator failed on this request; its log says how"))
         finally:
             self.in_work -= 1
             if not self.in_work:
                 self._idle.set()
-        self._metrics.count(route, response.status)
+            took_s = time.monotonic() - began_s
+            self._metrics.requests.count(route, code, took_s)
+            tracing.ended(trace, route, "server", took_s, code)
         return response
+
+    @property
+    def streams_ratio(self) -> float:
+        """Share of the files that may be streamed at once that are."""
+        return 0.0 if self._files is None else self._files.streams_ratio
 
     async def drained(self) -> None:
         """Return once no request is in work."""

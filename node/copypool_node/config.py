@@ -17,6 +17,7 @@ from copypool.protocol.api import PoolType
 from copypool.protocol.errors import CopypoolError, Invalid
 from copypool.protocol.internal import EXTENT_SOFT_BYTES
 from copypool.protocol.names import check_name
+from copypool.telemetry.logs import LogFormat
 
 ENVIRONMENT_PREFIX = "COPYPOOL_NODE_"
 
@@ -83,6 +84,7 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True):
     tls: TlsConfig | None = None
     insecure_plaintext: bool = False
     log_level: LogLevel = "info"
+    log_format: LogFormat = "console"  #: console: for people; json: one object a line, with trace ids
     limits: Limits = msgspec.field(default_factory=Limits)
 
     @property

@@ -32,6 +32,7 @@ from copypool.protocol.internal import (
     RecordKind,
     Refusal,
 )
+from copypool.telemetry.tracing import Trace
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024  #: payload of one group
 RETRIES_MAX = 3  #: times that a record is appended again with a higher version
@@ -62,6 +63,7 @@ class PendingRecord(msgspec.Struct, eq=False):
     header_bytes: int = 0
     if_version: int = 0  #: see `CommitEntry`
     size: int = 0  #: of the file: `payload`'s, but for a manifest the sum of its parts
+    trace: Trace | None = None  #: of the request that brought it
 
     def cost(self) -> int:
         """Upper bound of etcd operations for this record."""

@@ -79,12 +79,15 @@ class Heart:
             [volume.report() for volume in self._volumes if volume.id >= 0],
             session.clock.versions.last,
         )
+        asked_s = time.monotonic()
         try:
             reply = await session.link.ask(url, "heartbeat", request, HeartbeatReply, deadline_s=self._interval_s)
         except CopypoolError as exc:
             log.debug("heartbeat to %s: %s", url, exc)
             return False
         session.heard(reply, epoch)
+        if renew and reply.session_alive and epoch == session.epoch:
+            session.renewed_s = asked_s
         directives = {directive.volume: directive for directive in reply.volumes}
         for volume in self._volumes:
             directive = directives.get(volume.id)

@@ -1,59 +1,107 @@
-"""Counters and histograms of this node, in Prometheus' text format. Plain numbers: no locks, one event loop."""
+"""What this node counts, and the families of its page `/metrics`; `METRICS.md` is made from them. Plain numbers.
+
+Gauges are asked for when the page is made: see `gauges`.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from copypool.telemetry import process
+from copypool.telemetry.metrics import SIZES, Family, Histogram, Page, Requests, one
 
-_BUCKETS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 250, 1000, 5000)
-_BUCKETS_RECORDS = (1, 2, 4, 8, 16, 32, 64, 128)
+_VOLUME = ("volume", "pool")
 
+REQUESTS = Family("copypool_node_requests_total", "counter", "Answered requests.", ("route", "code"))
+DURATION = Family(
+    "copypool_node_request_duration_seconds",
+    "histogram",
+    "From a request's head to its answer's end.",
+    ("route",),
+)
+GROUP = Family("copypool_node_group_records", "histogram", "Records that share one fsync and one commit.")
+SYNC = Family("copypool_node_write_sync_seconds", "histogram", "One write and fsync: a group's, or a long body's last.")
+COMMIT = Family("copypool_node_commit_seconds", "histogram", "One commit at the coordinators, repeats included.")
+TWIN = Family("copypool_node_twin_seconds", "histogram", "One write here and at the twin, side by side (`ack copy`).")
+PUT_BYTES = Family("copypool_node_put_bytes_total", "counter", "Payload stored for clients.")
+GET_BYTES = Family("copypool_node_get_bytes_total", "counter", "Payload asked for by clients and coordinators.")
+PULLED_BYTES = Family(
+    "copypool_node_pulled_bytes_total",
+    "counter",
+    "Bytes received from other nodes: copies in copy pools, rebuilt primaries in primary pools.",
+    ("pool", "pool_type"),
+)
+PULLS = Family("copypool_node_pulls_total", "counter", "Pulls of an extent that ended.", ("pool", "outcome"))
+SERVED_BYTES = Family("copypool_node_served_pull_bytes_total", "counter", "Bytes sent to other nodes that pull.")
+TWIN_BYTES = Family("copypool_node_twin_bytes_total", "counter", "Bytes appended to twins of other nodes' extents.")
+TWINS_FAILED = Family("copypool_node_twins_failed_total", "counter", "Twins that failed or were too slow.")
+SEALED = Family("copypool_node_extents_sealed_total", "counter", "Extents whose seal was written.")
+VERIFIED = Family("copypool_node_verified_extents_total", "counter", "Extents read back and found good.")
+DAMAGED = Family("copypool_node_damaged_extents_total", "counter", "Extents read back and found bad or missing.")
 
-class Histogram:
-    """Counts of observations per bucket, their sum and number."""
+IN_WORK = Family("copypool_node_requests_in_work", "gauge", "Requests in work.")
+SESSION = Family("copypool_node_session_alive", "gauge", "1: the node has a session with the coordinators.")
+LEASE_MARGIN = Family(
+    "copypool_node_lease_margin_seconds", "gauge", "What is left of the session if nothing renews it any more."
+)
+HOLDINGS = Family("copypool_node_holdings", "gauge", "Extent files on this node's mounted volumes.")
+FILL = Family(
+    "copypool_node_fill_ratio",
+    "gauge",
+    "Share of its limit that the fullest of a kind has taken.",
+    ("bound",),
+)
+FREE = Family("copypool_node_volume_free_bytes", "gauge", "Room for new data: the reserve is taken off.", _VOLUME)
+TOTAL = Family("copypool_node_volume_total_bytes", "gauge", "Size of the volume's file system.", _VOLUME)
+RESERVE = Family("copypool_node_volume_reserve_bytes", "gauge", "Kept free for deletes and repair.", _VOLUME)
+STORED = Family("copypool_node_volume_stored_bytes", "gauge", "Sizes of all extent files.", _VOLUME)
+OPEN_EXTENTS = Family("copypool_node_volume_open_extents", "gauge", "Extents that take appends.", _VOLUME)
+QUEUED = Family("copypool_node_volume_queued_bytes", "gauge", "Payload that waits for a group.", _VOLUME)
+PROBE_AGE = Family(
+    "copypool_node_volume_probe_age_seconds",
+    "gauge",
+    "Since the disk last took a write and an fsync.",
+    _VOLUME,
+)
+WRITABLE = Family("copypool_node_volume_writable", "gauge", "1: the volume takes writes.", _VOLUME)
+SAFE_MODE = Family(
+    "copypool_node_volume_safe_mode",
+    "gauge",
+    "1: the catalog is older than the volume; it serves reads only.",
+    _VOLUME,
+)
+UNKNOWN = Family(
+    "copypool_node_volume_unknown_extents", "gauge", "Extent files that the catalog does not know.", _VOLUME
+)
+VERIFY_QUEUE = Family("copypool_node_volume_verify_queue", "gauge", "Locations that wait to be verified.", _VOLUME)
+PULL_QUEUE = Family("copypool_node_volume_pull_queue", "gauge", "Pulls that run or wait.", _VOLUME)
 
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Add one observation."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def total(self) -> int:
-        """How many observations there were."""
-        return sum(self._counts)
-
-    def lines(self, name: str) -> Iterable[str]:
-        """Text format."""
-        total = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            total += count
-            yield f'{name}_bucket{{le="{bound}"}} {total}'
-        yield f"{name}_sum {self._sum}"
-        yield f"{name}_count {total}"
+#: Everything that the page may hold.
+FAMILIES = (
+    *(REQUESTS, DURATION, GROUP, SYNC, COMMIT, TWIN, PUT_BYTES, GET_BYTES, PULLED_BYTES, PULLS, SERVED_BYTES),
+    *(TWIN_BYTES, TWINS_FAILED, SEALED, VERIFIED, DAMAGED, IN_WORK, SESSION, LEASE_MARGIN, HOLDINGS, FILL),
+    *(FREE, TOTAL, RESERVE, STORED, OPEN_EXTENTS, QUEUED, PROBE_AGE, WRITABLE, SAFE_MODE, UNKNOWN),
+    *(VERIFY_QUEUE, PULL_QUEUE),
+    *process.FAMILIES,
+)
 
 
 class Metrics:
-    """Everything that this process counts; gauges are asked for when the page is made."""
+    """Everything that this process counts."""
 
     def __init__(self) -> None:
-        self.group_records = Histogram(_BUCKETS_RECORDS)
-        self.write_sync_ms = Histogram(_BUCKETS_MS)
-        self.commit_ms = Histogram(_BUCKETS_MS)
-        self.twin_ms = Histogram(_BUCKETS_MS)
+        self.requests = Requests()
+        self.in_work = 0
+        self.group_records = Histogram(SIZES)
+        self.write_sync_s = Histogram()
+        self.commit_s = Histogram()
+        self.twin_s = Histogram()
         self.put_bytes = 0
         self.get_bytes = 0
-        self.pulled_bytes = 0
+        self.pulled_bytes: dict[tuple[str, str], int] = {}  #: by pool and its type
+        self.pulls: dict[tuple[str, str], int] = {}  #: by pool and outcome
         self.served_pull_bytes = 0
         self.twin_bytes = 0
         self.twins_failed = 0
-        self.errors: dict[str, int] = {}
-        self.requests: dict[str, int] = {}
+        self.errors: dict[str, int] = {}  #: answered ones, by code
         self.extents_sealed = 0
         self.verified_extents = 0
         self.damaged_extents = 0
@@ -62,45 +110,32 @@ class Metrics:
         """One request was answered with this error code."""
         self.errors[code] = self.errors.get(code, 0) + 1
 
-    def count_request(self, kind: str) -> None:
-        """One request of this kind came in."""
-        self.requests[kind] = self.requests.get(kind, 0) + 1
+    def count_pulled(self, pool: str, pool_type: str, size_bytes: int) -> None:
+        """Bytes of a pull have arrived."""
+        self.pulled_bytes[pool, pool_type] = self.pulled_bytes.get((pool, pool_type), 0) + size_bytes
 
-    def render(self, gauges: Callable[[], Mapping[str, float]]) -> str:
-        """The page `/metrics`."""
-        lines: list[str] = []
-        for name, histogram in (
-            ("copypool_node_group_records", self.group_records),
-            ("copypool_node_write_sync_ms", self.write_sync_ms),
-            ("copypool_node_commit_ms", self.commit_ms),
-            ("copypool_node_twin_ms", self.twin_ms),
-        ):
-            lines.append(f"# TYPE {name} histogram")
-            lines += histogram.lines(name)
-        for name in (
-            "put_bytes",
-            "get_bytes",
-            "pulled_bytes",
-            "served_pull_bytes",
-            "twin_bytes",
-            "twins_failed",
-            "extents_sealed",
-            "verified_extents",
-            "damaged_extents",
-        ):
-            lines.append(f"# TYPE copypool_node_{name}_total counter")
-            lines.append(f"copypool_node_{name}_total {getattr(self, name)}")
-        for name, label, values in (
-            ("copypool_node_errors_total", "code", self.errors),
-            ("copypool_node_requests_total", "kind", self.requests),
-        ):
-            lines.append(f"# TYPE {name} counter")
-            lines += [f'{name}{{{label}="{key}"}} {count}' for key, count in sorted(values.items())]
-        previous = ""
-        for name, value in gauges().items():
-            base = name.partition("{")[0]
-            if base != previous:
-                lines.append(f"# TYPE copypool_node_{base} gauge")
-                previous = base
-            lines.append(f"copypool_node_{name} {value}")
-        return "\n".join(lines) + "\n"
+    def count_pull(self, pool: str, outcome: str) -> None:
+        """A pull ended: "done", "ended" (not wanted any more) or "failed"."""
+        self.pulls[pool, outcome] = self.pulls.get((pool, outcome), 0) + 1
+
+    def page(self) -> Page:
+        """What was counted."""
+        return (
+            (REQUESTS, self.requests.totals()),
+            (DURATION, self.requests.durations()),
+            (GROUP, one(self.group_records)),
+            (SYNC, one(self.write_sync_s)),
+            (COMMIT, one(self.commit_s)),
+            (TWIN, one(self.twin_s)),
+            (PUT_BYTES, one(self.put_bytes)),
+            (GET_BYTES, one(self.get_bytes)),
+            (PULLED_BYTES, sorted(self.pulled_bytes.items())),
+            (PULLS, sorted(self.pulls.items())),
+            (SERVED_BYTES, one(self.served_pull_bytes)),
+            (TWIN_BYTES, one(self.twin_bytes)),
+            (TWINS_FAILED, one(self.twins_failed)),
+            (SEALED, one(self.extents_sealed)),
+            (VERIFIED, one(self.verified_extents)),
+            (DAMAGED, one(self.damaged_extents)),
+            (IN_WORK, one(self.in_work)),
+        )

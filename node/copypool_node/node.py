@@ -299,20 +299,3 @@ class Node:
             self.verifiers[holding.volume].enqueue(job, first=first)
         except Overloaded as exc:
             log.warning("%s", exc)
-
-    def gauges(self) -> dict[str, float]:
-        """Fill of what is bounded, for /metrics."""
-        gauges: dict[str, float] = {"session_alive": float(self.session.alive), "holdings": float(len(self.holdings))}
-        gauges["twins_open"] = float(len(self.twins))
-        for name, value in (
-            ("queued_bytes", lambda one: one.report().queued_bytes),
-            ("open_extents", lambda one: one.open_extents),
-            ("free_bytes", lambda one: one.disk.free_bytes()),
-            ("stored_bytes", lambda one: one.disk.stored_bytes),
-            ("probe_age_seconds", lambda one: one.probe_age_s),
-            ("verify_queue", lambda one: len(self.verifiers[one])),
-            ("pull_queue", self.puller.queued),
-        ):
-            for volume in self.volumes:
-                gauges[f'{name}{{volume="{volume.name}"}}'] = float(value(volume))
-        return gauges

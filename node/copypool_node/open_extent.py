@@ -77,7 +77,7 @@ class OpenExtent:
             begun = time.monotonic()
             await self.write(group.offset, buffers, group, sync=True)
             self.last_used_s = time.monotonic()
-            self._metrics.write_sync_ms.observe((self.last_used_s - begun) * 1000)
+            self._metrics.write_sync_s.observe(self.last_used_s - begun)
             self._metrics.group_records.observe(len(records))
             if self.log.ended():
                 return None
@@ -102,7 +102,7 @@ class OpenExtent:
                 claim = await sending
             finally:
                 sending.cancel()
-            self._metrics.twin_ms.observe((time.monotonic() - begun) * 1000)
+            self._metrics.twin_s.observe(time.monotonic() - begun)
             if claim is None:
                 self._twin_failed(twin)
             elif sync:
@@ -149,7 +149,7 @@ class OpenExtent:
         reply = await self._commit(group, seal=seal)
         if group.claims and self._gate is not None:
             self._gate.met()
-        self._metrics.commit_ms.observe((time.monotonic() - begun) * 1000)
+        self._metrics.commit_s.observe(time.monotonic() - begun)
         for result in reply.results:
             if result.version:
                 self._session.clock.versions.observe(result.version)

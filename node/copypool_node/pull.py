@@ -133,18 +133,24 @@ class Puller:
     # -- one pull -----------------------------------------------------------------------------
     async def _run(self, key: Key, job: _Job) -> None:
         turn = self._turns.setdefault(job.volume.id, asyncio.Semaphore(self._limits.pulls_per_volume))
+        extent, outcome = job.command.extent, "ended"
         try:
             async with turn:
                 while True:
                     command = job.command
                     await self._pull(key, job.volume, command)
                     if job.command is command:
+                        outcome = "done"
                         return
         except (Fenced, NotFound) as exc:
-            log.info("pull of extent %d ends: %s", job.command.extent, exc)
+            log.info("pull of extent %d ends: %s", extent, exc, extra={"extent": extent})
         except CopypoolError as exc:
-            log.warning("pull of extent %d is given up until the leader asks again: %s", job.command.extent, exc)
+            outcome = "failed"
+            log.warning(
+                "pull of extent %d is given up until the leader asks again: %s", extent, exc, extra={"extent": extent}
+            )
         finally:
+            self._metrics.count_pull(job.volume.config.pool, outcome)
             del self._jobs[key]
 
     async def _pull(self, key: Key, volume: MountedVolume, command: PullCommand) -> None:
@@ -244,6 +250,7 @@ class Puller:
 
     async def _from_source(self, holding: Holding, scanner: Scanner, command: PullCommand, source: PullSource) -> None:
         start, stop = scanner.verified_length, min(command.up_to, source.length)
+        config = holding.volume.config
         reported = start
         held = bytearray()  #: received from `verified_length` on, not judged yet: less than a stripe and a chunk
         try:
@@ -255,7 +262,7 @@ class Puller:
                     await self._pace.take(len(chunk))
                     await holding.volume.pull_pace.take(len(chunk))
                     await self._take(holding, scanner, held, chunk)
-                    self._metrics.pulled_bytes += len(chunk)
+                    self._metrics.count_pulled(config.pool, config.pool_type, len(chunk))
                     if scanner.verified_length - reported >= PULL_COMMIT_BYTES:
                         await self._commit(holding, scanner)
                         reported = scanner.verified_length

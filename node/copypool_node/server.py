@@ -5,12 +5,19 @@ Handlers raise errors of the one tree; they become answers here. Anything else i
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
+from copypool.protocol.routes import TRACE
+from copypool.telemetry import process, tracing
+from copypool.telemetry.metrics import TEXT_FORMAT, render
+from copypool_node import gauges
 from copypool_node.config import server_context
 from copypool_node.connections import BoundedServer
 from copypool_node.handlers_internal import InternalHandlers
@@ -36,7 +43,8 @@ LINGER_S = 2.0  #: a refused body is read and thrown away this long, so that the
 class NodeServer:
     """Listens and dispatches."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, log_records: Mapping[str, int] | None = None) -> None:
+        """`log_records` are counted by level; see `telemetry.logs`."""
         self._node = node
         self._metrics = node.metrics
         door = CapabilityDoor(node.session)
@@ -47,6 +55,8 @@ class NodeServer:
         self._read = ReadHandlers(door, reader, node.metrics)
         self._internal = InternalHandlers(node, door, reader)
         self._twins = TwinHandlers(node, door)
+        self._lag = process.LoopLag()
+        self._log_records = log_records or {}
         self._runner: web.ServerRunner | None = None
         self._listening: BoundedServer | None = None
         self.port = 0
@@ -54,6 +64,7 @@ class NodeServer:
     async def start(self) -> None:
         """Listen. `port` tells the port when the configuration says 0."""
         config = self._node.config
+        self._lag.start()
         self._listening = server = BoundedServer(
             self.handle,
             connections_max=config.limits.connections,
@@ -79,31 +90,45 @@ class NodeServer:
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
+        self._lag.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, to its answer."""
+        metrics = self._metrics
+        trace = tracing.accept(request.headers.get(TRACE))
+        path, _, query = request.raw_path.partition("?")
+        route = _route(request.method, path)
+        code = "ok"
+        began_s = time.monotonic()
+        metrics.in_work += 1
         try:
-            return await self._dispatch(request)
+            return await self._dispatch(request, path, query)
         except CopypoolError as exc:
-            self._metrics.count_error(exc.code)
+            code = exc.code
+            metrics.count_error(code)
             if isinstance(exc, BrokenInvariant):
                 log.error("broken invariant: %s", exc)
             return error_reply(request, exc)
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
+            code = "gone"
             raise
         except Exception:
             log.exception("a handler failed by a bug")
-            self._metrics.count_error("bug")
+            code = "bug"
+            metrics.count_error(code)
             return error_reply(request, BrokenInvariant("the node failed; its log says how"))
+        finally:
+            metrics.in_work -= 1
+            took_s = time.monotonic() - began_s
+            metrics.requests.count(route, code, took_s)
+            tracing.ended(trace, route, "server", took_s, code)
 
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, _, query = request.raw_path.partition("?")
+    async def _dispatch(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         method = request.method
         if path.startswith("/v1/"):
             kind, _, rest = path[4:].partition("/")
-            self._metrics.count_request(kind if kind in _KINDS else "other")
             if kind == "files" and method == "PUT":
                 return await self._write.put_file(request, rest, query)
             if kind == "segments" and method in ("GET", "HEAD"):
@@ -125,14 +150,15 @@ class NodeServer:
         elif path.startswith("/i/") and method == "POST":
             return await self._internal.command(request, path[3:])
         elif method == "GET":
-            return self._about(path)
+            return await self._about(path)
         raise NotFound(f"no such resource: {method} {path[:80]}")
 
-    def _gauges(self) -> dict[str, float]:
+    async def _page(self) -> str:
         connections = 0 if self._listening is None else self._listening.open_connections
-        return {**self._node.gauges(), "connections": float(connections)}
+        of_process = await process.page(self._lag, self._log_records)
+        return render((*self._metrics.page(), *gauges.page(self._node, connections), *of_process))
 
-    def _about(self, path: str) -> web.Response:
+    async def _about(self, path: str) -> web.Response:
         if path == "/livez":
             return web.Response(text="ok\n")
         if path == "/readyz":
@@ -140,8 +166,22 @@ class NodeServer:
                 raise Unavailable("no volume takes writes yet: the node is not registered, or its volumes are not up")
             return web.Response(text="ok\n")
         if path == "/metrics":
-            return web.Response(text=self._metrics.render(self._gauges), content_type="text/plain")
+            return web.Response(text=await self._page(), headers={"Content-Type": TEXT_FORMAT})
         raise NotFound(f"no such resource: GET {path[:80]}")
 
 
+def _route(method: str, path: str) -> str:
+    """The label of a request: one of a fixed set, never the caller's own text."""
+    prefix, _, rest = path[1:].partition("/")
+    kind = rest.partition("/")[0]
+    if prefix == "v1" and kind in _KINDS:
+        return f"{method} {kind}" if method in _METHODS else "other"
+    if prefix == "i" and kind in _VERBS:
+        return f"i/{kind}"
+    return path if path in _PAGES else "other"
+
+
 _KINDS = frozenset({"files", "segments", "batch", "parts", "complete", "record"})
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
+_VERBS = frozenset({"pull", "verify", "drop", "seal", "read-many", "configuration", "raw", "append"})
+_PAGES = frozenset({"/livez", "/readyz", "/metrics"})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Sequence
 
 from copypool.protocol.capability import NodeKeys
@@ -42,6 +43,7 @@ class Session:
         self.identity = Identity(b"")
         self.epoch = 0
         self.ttl_s = 15
+        self.renewed_s = float("-inf")  #: monotonic time before the last call that renewed the session's lease
         self.alive = False
         self.stopping = False
         self.term = 0
@@ -70,6 +72,10 @@ class Session:
         """Whether this epoch may still write, as far as is known here."""
         return self.alive and self.epoch == epoch
 
+    def lease_margin_s(self, now_s: float) -> float:
+        """How long the session lasts if nothing renews it any more; 0 without a session."""
+        return max(0.0, self.renewed_s + self.ttl_s - now_s) if self.alive else 0.0
+
     def hopeless(self, epoch: int) -> bool:
         """Whether a call for this epoch is not worth repeating: it is over, or the node ends while etcd is away."""
         return not self.is_current(epoch) or (self.stopping and bool(self.link.catalog_away))
@@ -96,6 +102,7 @@ class Session:
         """Start a new epoch: every earlier one of this node is fenced when it returns."""
         # A new nonce per registration: the coordinator takes an equal nonce as a repeat of the same one.
         nonce = (int.from_bytes(self._nonce, "big") + self._registrations).to_bytes(17, "big")[-16:]
+        asked_s = time.monotonic()
         reply = await self.link.call(
             "register",
             RegisterRequest(
@@ -107,6 +114,7 @@ class Session:
         if reply.cluster_id != self.cluster_id:
             raise Fenced("the coordinators belong to another cluster than this node's identity")
         self._registrations += 1
+        self.renewed_s = asked_s
         self.epoch = reply.epoch
         self.saw_revision(reply.epoch)
         self.ttl_s = reply.ttl_s

@@ -55,6 +55,11 @@ class StreamPool:
         self._stopping = ""
         self._moved = asyncio.Event()  #: set whenever a body is done with: `stop` waits on it
 
+    @property
+    def busy(self) -> int:
+        """Extents that a body holds."""
+        return len(self._busy)
+
     def extents(self) -> list[OpenExtent]:
         """Open extents of this pool, free or held by a body."""
         return [*self._free, *self._busy]
@@ -147,7 +152,7 @@ class StreamPool:
             begun = time.monotonic()
             await extent.write(end, [footer], group, sync=True)
             extent.last_used_s = time.monotonic()
-            self.volume.metrics.write_sync_ms.observe((extent.last_used_s - begun) * 1000)
+            self.volume.metrics.write_sync_s.observe(extent.last_used_s - begun)
             record.digest = digest
             record.size = hasher.length
             record.header_bytes = len(record_head)

@@ -218,6 +218,11 @@ class Volume:
         """Take writes again after a write error, on an operator's word. What was open then stays sealed."""
         self._core.readonly_reason = ""
 
+    @property
+    def reserve_bytes(self) -> int:
+        """What new data leaves free."""
+        return self._ledger.reserve_bytes
+
     def total_bytes(self) -> int:
         """Size of the file system."""
         return self._ledger.total_bytes

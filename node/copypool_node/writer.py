@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from copypool.protocol.api import Receipt
 from copypool.protocol.errors import CatalogDown, CopypoolError, Fenced, OutcomeUnknown, Overloaded, Unavailable
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
+from copypool.telemetry import tracing
 from copypool_node.answers import answer, answer_verdict, refusal_of_group
 from copypool_node.group import GROUP_BYTES_MAX, Group, GroupQueue, PendingRecord
 from copypool_node.open_extent import OpenExtent
@@ -55,6 +56,11 @@ class Lane:
         self._worth = 1  #: records that make a group: one, or while a commit is in flight as many as it has
 
     @property
+    def queued_records(self) -> int:
+        """Records that wait for a group."""
+        return len(self._queue)
+
+    @property
     def queued_bytes(self) -> int:
         """Payload that waits for a group."""
         return self._queue.queued_bytes
@@ -73,6 +79,7 @@ class Lane:
             raise Fenced(self._stopping)
         future: asyncio.Future[Receipt] = self._loop.create_future()
         record.waiter = future
+        record.trace = tracing.current()
         record.deadline_s = time.monotonic() + self._limits.commit_wait_s
         self._queue.offer(record)
         if self._ripe():
@@ -104,6 +111,8 @@ class Lane:
         return len(self._queue) >= self._worth or self._queue.queued_bytes >= GROUP_BYTES_MAX
 
     async def _append(self, extent: OpenExtent, records: list[PendingRecord]) -> None:
+        # One call for all of them: it goes under the trace of the first.
+        tracing.adopt(records[0].trace if records else None)
         try:
             group = await extent.write_group(records)
         except CopypoolError as exc:

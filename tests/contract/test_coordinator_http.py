@@ -12,6 +12,8 @@ import pytest
 from copypool.protocol import internal
 from copypool.protocol.capability import ReadCapability, WriteCapability, derive_node_keys, seal_capability
 from copypool.protocol.errors import Fenced, Forbidden, Unauthorized
+from copypool_coordinator import metrics
+from kit import metrics_page
 from kit.catalog_world import shared_etcd
 from kit.coordinator_process import ADMIN, PlayedNode, Running, running_coordinator
 from kit.eventually import eventually
@@ -462,7 +464,10 @@ async def test_metrics_name_routes_and_no_paths(coordinator: Running) -> None:
     await coordinator.rpc("nosuch-secret", {})
     async with coordinator.http.get(f"{coordinator.url}/metrics") as response:
         text = await response.text()
-    assert 'copypool_requests_total{route="/v1/files/",status="404"} 1' in text
-    assert 'copypool_requests_total{route="unknown",status="404"} 1' in text
+    assert 'copypool_coordinator_requests_total{route="GET /v1/files/",code="not_found"} 1' in text
+    assert 'copypool_coordinator_requests_total{route="unknown",code="not_found"} 1' in text
     assert "secret" not in text
-    assert "copypool_mirror_revision" in text
+    page = metrics_page.check(text, metrics.FAMILIES)
+    assert page["copypool_coordinator_mirror_revision"].samples[0].value > 0
+    assert page["copypool_etcd_db_bytes"].samples[0].value > 0
+    assert page["copypool_etcd_members_up"].samples[0].value >= 1

@@ -23,6 +23,9 @@ from copypool.protocol.errors import (
 from copypool.protocol.internal import ReadItem, ReadManyReply, ReadManyRequest, RecordInfo, VerifyReport
 from copypool.protocol.routes import CAPABILITY, METADATA, MSGPACK, STRIPES, encode_metadata
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
+from copypool.telemetry.metrics import TEXT_FORMAT
+from copypool_node import metrics
+from kit import metrics_page
 from kit.eventually import eventually
 from kit.fake_coordinator import FakeCoordinator, running
 from kit.node_process import NodeUnderTest, running_node
@@ -245,7 +248,15 @@ async def test_health_pages_and_unknown_paths(node: NodeUnderTest) -> None:
             text = await response.text()
             assert response.status == status, text
     async with node.http.get(node.url + "/metrics") as response:
-        assert "copypool_node_group_records_count 1" in await response.text()
+        assert response.headers["Content-Type"] == TEXT_FORMAT
+        page = metrics_page.check(await response.text(), metrics.FAMILIES)
+    assert [each.value for each in page["copypool_node_group_records"].samples if each.name.endswith("_count")] == [1]
+    answered = {(each.labels["route"], each.labels["code"]) for each in page["copypool_node_requests_total"].samples}
+    assert {("PUT files", "ok"), ("/livez", "ok"), ("other", "not_found")} <= answered
+    assert page["copypool_node_lease_margin_seconds"].samples[0].value > 0
+    fills = {each.labels["bound"]: each.value for each in page["copypool_node_fill_ratio"].samples}
+    assert {"connections", "queue_records", "pulls"} < fills.keys()
+    assert all(0 <= value <= 1 for value in fills.values())
     async with node.http.post(node.url + "/i/drop", data=b"", headers={"Authorization": "Command 00"}) as response:
         assert response.status == 401
 

@@ -114,7 +114,7 @@ async def test_while_a_commit_is_in_flight_the_next_group_waits_until_it_is_as_l
     first = asyncio.create_task(node.batch([entry(f"first/{index}", b"1") for index in range(3)]))
     await eventually(lambda: node.coordinator.waiting["commit"] == 1, "the first group is being committed")
     writes = [asyncio.create_task(node.put("one", b"1"))]
-    await eventually(lambda: "files" in node.node.metrics.requests, "the write has come")
+    await eventually(lambda: node.node.metrics.in_work == 2, "the write has come")
     writes += [asyncio.create_task(node.put(path, b"2")) for path in ("two", "three")]
     await eventually(lambda: node.node.metrics.group_records.total() == 2, "the second group is on the disk")
     gate.set()

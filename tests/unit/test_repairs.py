@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from copypool_coordinator.chronicle import Chronicle
+from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.policy import LocationKey
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.rows import EventRow, Location
@@ -21,7 +22,7 @@ async def test_events_name_the_extent_the_volume_and_the_node() -> None:
         return []
 
     chronicle = Chronicle(append, "c1", lambda: 1)
-    repairs = Repairs(chronicle, recall)
+    repairs = Repairs(chronicle, recall, Metrics())
     old, new = LocationKey(7, 1, 2), LocationKey(7, 2, 3)
     damaged = Location(1, 2, "damaged", 100, 1, evidence="block 3 has another checksum")
     await repairs.noticed(old, damaged, "node1-a", "node1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copypool.protocol.api import StatusReply
+from copypool.telemetry.metrics import render
 from copypool_coordinator import keys, protection_metrics, rpo, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
@@ -79,7 +80,7 @@ async def test_what_an_older_version_wrote_may_be_anybodys() -> None:
 
 async def test_the_metrics_tell_the_same_and_no_names_of_namespaces() -> None:
     world = World()
-    text = "\n".join(protection_metrics.lines(await world.status(), {"early": 1, "late": 2}))
+    text = render(protection_metrics.page(await world.status(), {"early": 1, "late": 2}))
     assert 'copypool_pool_debt_oldest_seconds{pool="copy"} 30' in text
     assert 'copypool_namespace_debt_oldest_seconds{namespace_id="2"} 30' in text
     assert "early" not in text

@@ -54,10 +54,9 @@ def _refusal(process: Process, status: int, content: str) -> str:
 
 
 def counter(process: Process, name: str, timeout_s: float = 2.0) -> int:
-    """The value of a counter without labels on the process's metrics page, or `Unavailable`. Counts from its start."""
+    """The sum of a counter on the process's metrics page, or `Unavailable`. Counts from the start of the process."""
     status, content = _exchange(process, "GET", "/metrics", timeout_s)
-    for line in content.splitlines() if status == http.client.OK else []:
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(float(value))
+    if status == http.client.OK and f"# TYPE {name} counter\n" in content:
+        samples = (line.rpartition(" ") for line in content.splitlines() if not line.startswith("#"))
+        return int(sum(float(value) for key, _, value in samples if key.partition("{")[0] == name))
     raise Unavailable(f"{process.name} does not count {name}: its /metrics answers {status}")
