@@ -25,6 +25,7 @@ from copypool.protocol.internal import (
     OwnExtentsReply,
     OwnExtentsRequest,
     ProgressReport,
+    PullGivenUp,
     RegisterRequest,
     SealReply,
     VerifyReport,
@@ -189,6 +190,10 @@ class Catalog:
     async def report_progress(self, report: ProgressReport) -> None:
         """Take in what a pulling node holds verified and fsync'd."""
         await self._placed.report_progress(report)
+
+    async def report_given_up(self, report: PullGivenUp) -> None:
+        """Note why a pull ended before its target."""
+        await self._placed.report_given_up(report)
 
     async def report_verified(self, report: VerifyReport) -> VerifyOutcome:
         """Take in a node's own verify; what it changed."""

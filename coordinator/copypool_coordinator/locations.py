@@ -18,6 +18,7 @@ from copypool_coordinator.rows import FORMAT, ExtentRow, Location, OpenRow, Shar
 #: Namespaces of one extent that have a share of their own; the others are one share under `OTHERS`.
 SHARES_MAX = 8
 OTHERS = 0  #: no namespace has this id
+STALLED_MAX = 300  #: characters
 
 
 def opened(class_id: int, node: int, volume: int, epoch: int, now_ms: int) -> tuple[ExtentRow, OpenRow]:
@@ -96,9 +97,17 @@ def progressed(
         return row
     new = replace(
         location, length=length, records=max(records, location.records), state=state, verified_ms=proven,
-        changed_ms=now_ms,
+        changed_ms=now_ms, stalled="", stalled_here=False,
     )  # fmt: skip
     return with_location(row, location, new)
+
+
+def given_up(row: ExtentRow, location: Location, length: int, why: str, here: bool) -> ExtentRow:
+    """The row after a node gave a pull up: why, until it goes on. What it says twice is written once."""
+    if length < location.length or not (row.open or location.length < row.length):
+        return row
+    stalled = replace(location, stalled=why[:STALLED_MAX], stalled_here=here)
+    return row if stalled == location else with_location(row, location, stalled)
 
 
 def verified(row: ExtentRow, location: Location, length: int, digest: bytes, now_ms: int) -> ExtentRow:

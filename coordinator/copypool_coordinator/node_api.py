@@ -33,6 +33,7 @@ from copypool.protocol.internal import (
     Peer,
     ProgressReport,
     PullFault,
+    PullGivenUp,
     RegisterReply,
     RegisterRequest,
     SealRequest,
@@ -98,6 +99,7 @@ class NodeApi:
             "/n/progress": self._progress,
             "/n/verified": self._verified,
             "/n/fault": self._fault,
+            "/n/given-up": self._given_up,
         }
 
     async def _from_node(self, request: web.BaseRequest, struct: type[S]) -> S:
@@ -231,6 +233,10 @@ class NodeApi:
 
     async def _verified(self, request: web.BaseRequest) -> web.Response:
         await self._catalog.report_verified(await self._from_node(request, VerifyReport))
+        return answer(request, Done())
+
+    async def _given_up(self, request: web.BaseRequest) -> web.Response:
+        await self._catalog.report_given_up(await self._from_node(request, PullGivenUp))
         return answer(request, Done())
 
     async def _fault(self, request: web.BaseRequest) -> web.Response:

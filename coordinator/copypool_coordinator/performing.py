@@ -39,6 +39,7 @@ from copypool_coordinator.controllers.actions import (
     Verify,
     WriteProcess,
 )
+from copypool_coordinator.controllers.filling import sessions_of
 from copypool_coordinator.locations import find
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.policy import LocationKey, Memory, Policy, Told
@@ -207,7 +208,7 @@ class Performer:
             digest=row.digest if action.sealed else b"",
             sources=sources,
         )
-        told = Told(now_ms, action.epoch, action.up_to, action.sealed)
+        told = Told(now_ms, action.epoch, action.up_to, action.sealed, sessions_of(self._view, action.sources))
         location = find(row, key.volume, key.generation)
         if location is not None:
             self._memory.note_try(key, location.length, self._policy, now_ms)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from copypool.protocol.api import LocationState
 from copypool.protocol.errors import Conflict, Fenced, Forbidden, Invalid, NotFound
-from copypool.protocol.internal import EXTENT_HEADER_BYTES, InventoryReport, ProgressReport, VerifyReport
+from copypool.protocol.internal import EXTENT_HEADER_BYTES, InventoryReport, ProgressReport, PullGivenUp, VerifyReport
 from copypool_coordinator import locations, protection
 from copypool_coordinator.changing import Change, Seen
 from copypool_coordinator.core import Core, Guard, LeaderGuard, leader_guard, session_guard
@@ -83,6 +83,23 @@ class Placed:
                 verified=report.verified,
                 now_ms=now_ms,
             )
+            return Change(None, None if row is seen.row else row)
+
+        await self._rows.change(report.extent, decide, [session_guard(report.node_id, report.epoch)])
+
+    async def report_given_up(self, report: PullGivenUp) -> None:
+        """Note why a pull ended before its target. Late and repeated reports change nothing.
+
+        Raises:
+            Fenced: the session is over.
+        """
+        await self._check_volume(report.node_id, report.volume)
+
+        def decide(seen: Seen) -> Change[None]:
+            location = locations.find(seen.row, report.volume, report.generation)
+            if location is None or location.state not in ("copying", "good"):
+                return Change(None)
+            row = locations.given_up(seen.row, location, report.length, report.why, report.here)
             return Change(None, None if row is seen.row else row)
 
         await self._rows.change(report.extent, decide, [session_guard(report.node_id, report.epoch)])

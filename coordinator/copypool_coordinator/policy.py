@@ -35,6 +35,7 @@ class Policy:
     first_verify_delay_ms: int = 5_000
     follow_ms: int = 1_000  #: a copy of an open extent is told of new bytes at most this often
     repeat_ms: int = 30_000  #: a command without visible effect is given again
+    given_up_repeat_ms: int = 60_000  #: a pull that its node gave up; sooner when a source has come
     #: A location that was told to go on for this long, and did not, is not waited for (full disk, failing pulls).
     stalled_ms: int = 300_000
     #: Between two tries of the same stall: a longer pause had another cause (no source, no session, a closed window).
@@ -70,6 +71,7 @@ class Told(NamedTuple):
     epoch: int  #: of the session that was told; a new one has forgotten
     up_to: int
     sealed: bool
+    sources: frozenset[tuple[int, int]] = frozenset()  #: (node, epoch) of those that a pull was told of
 
 
 class Tries(NamedTuple):
@@ -138,9 +140,9 @@ class Memory:
         for key in list(keys):
             location = by_key.get((key.volume, key.generation))
             pull, verify = self.pulls.get(key), self.verifies.get(key)
-            if pull is not None and (location is None or _pulled(location, pull)):
+            if pull is not None and (location is None or location.stalled or _pulled(location, pull)):
                 self.pulling.get(key.volume, set()).discard(extent)
-                if location is None or pull.sealed:
+                if location is None or (pull.sealed and _pulled(location, pull)):
                     del self.pulls[key]
             if verify is not None and (location is None or _answered(location, verify, policy, now_ms)):
                 self.verifying.get(key.volume, set()).discard(key)

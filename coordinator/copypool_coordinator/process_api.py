@@ -28,6 +28,8 @@ from copypool_coordinator.verbs import Verb, routes
 
 _PAGE = 1000
 LIST_MAX = 1000
+#: A pace at which nothing was done for this long is none to foretell an end by.
+_PACE_LIFE_MS = 60_000
 
 
 class ProcessApi:
@@ -87,7 +89,7 @@ class ProcessApi:
         process = self._catalog.jobs.new_id(row.created_ms)
         row = await self._catalog.jobs.start(process, row, access=plan.access, intent=plan.intent)
         await self._tell(principal, "ProcessStarted", f"{process}: {row.verb} of {row.what}")
-        return _info(process, row, row, self._catalog.now_ms())
+        return process_info(process, row, row, self._catalog.now_ms())
 
     async def _prepared(self, principal: Principal, body: ProcessRequest) -> tuple[Plan, Facts, Mapping[int, Mark]]:
         plan = starting.draft(self._view, body, principal.name, self._catalog.now_ms())
@@ -153,14 +155,14 @@ class ProcessApi:
             facts, marks = await self._overview.planning()
             loads = self._heartbeats.loads(time.monotonic())
             facts.choose = chooser(self._view, loads, facts.orders)
-            now = look(self._view, facts, marks, row, now_ms)
-        return _info(process, row, now, now_ms)
+            now = look(self._view, facts, marks, row, now_ms, explain=True)
+        return process_info(process, row, now, now_ms)
 
     async def _cancel(self, principal: Principal, body: processes.ProcessAsk) -> ProcessInfo:
         row = await self._catalog.jobs.cancel(body.id, principal.name)
         if row.state == "running":
             await self._tell(principal, "ProcessCancelAsked", f"{body.id}: {row.verb} of {row.what}")
-        return _info(body.id, row, row, self._catalog.now_ms())
+        return process_info(body.id, row, row, self._catalog.now_ms())
 
     async def _release(self, principal: Principal, body: processes.ReleaseRequest) -> processes.ReleaseReply:
         request = ProcessRequest("drain" if body.node else "move", volume=body.volume, node=body.node)
@@ -175,13 +177,24 @@ class ProcessApi:
         await self._catalog.append_events([event])
 
 
-def _info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) -> ProcessInfo:
+def _waiting(now: ProcessRow) -> str:
+    """What a running process waits for, in a sentence; "" when all of it goes on."""
+    if not now.skipped:
+        return ""
+    left = now.total_extents - now.done_extents
+    if now.stuck_since_ms:
+        return f"nothing of the {left} extents that are left can go on now: {now.skipped[0].why}"
+    return f"{now.skipped_total} of the {left} extents that are left wait: {now.skipped[0].why}"
+
+
+def process_info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) -> ProcessInfo:
     """`row` is what is written, `now` what was counted; that a process has ended is true once it is written."""
     took_ms = max(1, (row.ended_ms or now_ms) - row.created_ms)
     pace = now.done_bytes * 1000 / took_ms
     remaining = now.total_bytes - now.done_bytes
     running = row.state == "running"
-    waiting = "nothing of what is left can go on now" if running and now.stuck_since_ms else ""
+    held = now if running else row
+    stands_still = now_ms - max(now.progressed_ms, row.created_ms) > _PACE_LIFE_MS
     return ProcessInfo(
         id=process,
         verb=row.verb,
@@ -195,9 +208,9 @@ def _info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) -> Proces
         done_extents=now.done_extents,
         done_bytes=now.done_bytes,
         bytes_per_s=pace,
-        eta_s=remaining / pace if running and pace > 0 else None,
-        outcome=row.outcome or waiting,
-        skipped=[SkippedEntry(each.extent, each.bytes, each.records, each.why) for each in row.skipped],
-        skipped_total=row.skipped_total,
+        eta_s=remaining / pace if running and pace > 0 and not now.stuck_since_ms and not stands_still else None,
+        outcome=row.outcome or (_waiting(now) if running else ""),
+        skipped=[SkippedEntry(each.extent, each.bytes, each.records, each.why) for each in held.skipped],
+        skipped_total=held.skipped_total,
         found_damaged=now.found_total,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from copypool.protocol.api import LocationState
 from copypool_coordinator.controllers.filling import is_source, without_volume
 from copypool_coordinator.locations import before_drop
@@ -45,6 +47,7 @@ class Obstacle(NamedTuple):
 
     why: str
     final: bool = False  #: nothing that may come back would change it
+    waits: bool = False  #: it goes on by itself, at a time that is known: a place is being freed
 
 
 def left(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> list[Left]:
@@ -160,34 +163,46 @@ def dies(facts: Facts, extent: int, row: ExtentRow, volume: int) -> bool:
 
 
 class Obstacles:
-    """What stands in the way of extents; the same question is asked of placement once for equal extents."""
+    """What stands in the way of extents; the same question is asked of placement once for equal extents.
 
-    def __init__(self, view: ClusterView, facts: Facts) -> None:
+    With `now_ms` a place that is not freed in time is waited for no longer.
+    """
+
+    def __init__(self, view: ClusterView, facts: Facts, now_ms: int = 0) -> None:
         self._view = view
         self._facts = facts
+        self._now_ms = now_ms
         self._chosen: dict[tuple[int, int, tuple[int, ...]], bool] = {}
 
     def of(self, verb: str, one: Left) -> Obstacle | None:
         """Why this extent cannot go on now; None when it can, or is under way."""
         row = self._view.extents[one.extent].row
-        if verb == "audit":
-            return self._of_reading(one)
+        if verb == "audit" and (obstacle := self._of_reading(one)) is not None:
+            return obstacle
         standing = self._facts.standing(self._view, one.extent, row)
         if standing is None or is_empty(standing.committed):
+            return None
+        if verb == "audit" and not _mends(row, one):
             return None
         if one.pool:
             pools = [pool for pool in standing.pools if pool.pool == one.pool]
         else:
             pools = [pool for pool in standing.pools if not pool.staying]
+        place = self._facts.places.get(one.volume)
+        own = one.pool if place is None else place.pool
+        pools.sort(key=lambda pool: pool.pool != own)  # what it is about is named first
         if row.open and not one.pool:
             return None  # it is sealed first
         if verb == "delete":
             return self._of_discarding(one, row, standing.committed)
         for pool in pools:
             obstacle = self._of_filling(one, row, standing.committed, pool)
+            if obstacle is not None and pool.pool != own:
+                first = f"it has to be whole in pool {self._pool(pool.pool)} too: "
+                return obstacle._replace(why=first + obstacle.why)
             if obstacle is not None:
                 return obstacle
-        if one.volume:
+        if one.volume and verb != "audit":
             return self._of_leaving(one, row, standing.committed, standing.settled)
         return None
 
@@ -230,17 +245,48 @@ class Obstacles:
         if expected.outlook in ("away", "lost"):
             return Obstacle(expected.why, final=expected.outlook == "lost" and not expected.damaged)
         moving_off = facts.orders.moves.get(one.extent)
+        elsewhere = self._can_place(row, pool.pool, moving_off)
+        given_up: Obstacle | None = None
         for location in row.locations:
             place = facts.places.get(location.volume)
             if place is None or place.pool != pool.pool or location.volume == moving_off or not place.writable:
                 continue
-            if location.state != "good" or reach(row, location, committed) < committed:
-                return None  # it grows there, or a new generation can, at once or once an old one is gone
-        if self._can_place(row, pool.pool, moving_off):
-            return None
-        known = self._view.pools_by_id.get(pool.pool)
-        name = known.name if known is not None else str(pool.pool)
-        return Obstacle(f"no volume of pool {name!r} on a node without a copy of it can take it")
+            if location.state == "dropping":
+                continue
+            if not location.stalled:
+                if self._can_grow(row, location, committed):
+                    return None
+            elif not (location.stalled_here and elsewhere):
+                why = f"{place.name} has {location.length} of its {committed} bytes: {location.stalled}"
+                given_up = given_up or Obstacle(why)
+        if given_up is not None or elsewhere:
+            return given_up
+        return self._of_waiting(row, pool.pool, moving_off)
+
+    def _can_grow(self, row: ExtentRow, location: Location, committed: int) -> bool:
+        """Whether it grows there, or a new generation can, at once or once an old one is gone."""
+        if location.state not in ("damaged", "missing"):
+            return location.state != "good" or reach(row, location, committed) < committed
+        beside = (each for each in row.locations if each.volume == location.volume and each is not location)
+        return all(each.state in ("damaged", "missing") for each in beside)
+
+    def _of_waiting(self, row: ExtentRow, pool: int, moving_off: int | None) -> Obstacle:
+        """There is no place now; whether there will be one as soon as a location that goes is gone."""
+        going = [each for each in row.locations if each.state == "dropping"]
+        left = replace(row, locations=[each for each in row.locations if each.state != "dropping"])
+        if going and self._can_place(left, pool, moving_off):
+            places = [self._facts.places[each.volume] for each in going if each.volume in self._facts.places]
+            names = ", ".join(dict.fromkeys(place.name for place in places))
+            why = f"its place is taken until its old location on {names} is deleted"
+            policy = self._facts.policy
+            until_ms = max(each.changed_ms for each in going) + policy.drop_delay_ms
+            freed = self._now_ms <= until_ms and all(place.up or place.destroyed for place in places)
+            return Obstacle(why, waits=freed)
+        return Obstacle(f"no volume of pool {self._pool(pool)} on a node without a copy of it can take it")
+
+    def _pool(self, pool: int) -> str:
+        known = self._view.pools_by_id.get(pool)
+        return repr(known.name) if known is not None else str(pool)
 
     def _can_place(self, row: ExtentRow, pool: int, moving_off: int | None) -> bool:
         volumes = tuple(sorted(each.volume for each in row.locations if each.volume != moving_off))
@@ -249,6 +295,11 @@ class Obstacles:
         if known is None:
             known = self._chosen[key] = self._facts.choose(without_volume(row, moving_off), pool) is not None
         return known
+
+
+def _mends(row: ExtentRow, one: Left) -> bool:
+    """Whether what an audit has left of this extent is a repair, not a reading."""
+    return any(each.volume == one.volume and each.state in ("damaged", "missing") for each in row.locations)
 
 
 def gone_already(view: ClusterView, facts: Facts, one: Left) -> bool:

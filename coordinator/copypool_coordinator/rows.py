@@ -116,6 +116,8 @@ class Location(Row):
     before: LocationState | Literal[""] = ""  #: of a `dropping` one: its state before, which it has if it is to stay
     decided_ms: int = 0  #: of a `dropping` one: survivors were, and are, to be read back after this (A16)
     erasing: bool = False  #: its node was, or is about to be, told to delete it: it cannot stay any more
+    stalled: str = ""  #: why its node gave its last pull up; "" once it goes on
+    stalled_here: bool = False  #: with `stalled`: because of its own volume, so that another one may do
 
 
 class Share(Row):
@@ -296,6 +298,7 @@ class ProcessRow(Row):
     stuck_since_ms: int = 0  #: since when nothing of what is left can go on; 0: something can
     cancelled_by: str = ""  #: an operator's word; the leader ends the process
     known_bad: list[tuple[int, int]] = []  #: audit: (extent, generation) that were bad before it began
+    progressed_ms: int = 0  #: when something more of it was done last; 0: not yet
 
 
 class EventRow(Row):

@@ -242,7 +242,7 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
     gone = [one for one in items if row.verb == "restore" and one.volume and gone_already(view, facts, one)]
     items = [one for one in items if one not in gone]
     obstacles = Obstacles(view, facts)
-    stuck = [(one, why.why) for one in items if (why := obstacles.of(row.verb, one)) is not None]
+    stuck = [(one, why.why) for one in items if (why := obstacles.of(row.verb, one)) is not None and not why.waits]
     blocked = {one.extent for one, _ in stuck}
     able = [] if row.verb in ("audit", "delete") else [one for one in items if one.extent not in blocked]
     origins = _origins(view, facts, able)

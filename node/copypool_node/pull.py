@@ -21,6 +21,7 @@ from copypool.protocol.errors import (
     CopypoolError,
     DigestMismatch,
     Fenced,
+    NoSpace,
     NotFound,
     Overloaded,
     Unavailable,
@@ -32,6 +33,7 @@ from copypool.protocol.internal import (
     ProgressReport,
     PullCommand,
     PullFault,
+    PullGivenUp,
     PullSource,
     VerifyReport,
 )
@@ -149,6 +151,9 @@ class Puller:
             log.warning(
                 "pull of extent %d is given up until the leader asks again: %s", extent, exc, extra={"extent": extent}
             )
+            local = isinstance(exc, NoSpace | DigestMismatch) or bool(job.volume.disk.readonly_reason)
+            if local or "sources" in exc.details:
+                await self._report_given_up(key, job, exc)
         finally:
             self._metrics.count_pull(job.volume.config.pool, outcome)
             del self._jobs[key]
@@ -246,7 +251,10 @@ class Puller:
             elif round_number + 1 < ROUNDS_MAX:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-        raise Unavailable(f"no source brings extent {command.extent} past {scanner.verified_length}: {failure}")
+        if scanner.verified_length > holding.length:
+            await self._commit(holding, scanner)
+            await self._report(holding, scanner.verified_length, scanner.records, finished=False, verified=False)
+        raise Unavailable(f"no source brings it past byte {scanner.verified_length}: {failure}", sources=True)
 
     async def _from_source(self, holding: Holding, scanner: Scanner, command: PullCommand, source: PullSource) -> None:
         start, stop = scanner.verified_length, min(command.up_to, source.length)
@@ -347,7 +355,9 @@ class Puller:
             )
         digest = scanner.digest()
         if command.digest and digest != command.digest:
-            raise DigestMismatch(f"extent {command.extent}: every block passes, but the digest is another one")
+            raise DigestMismatch(
+                f"extent {command.extent}: every block passes, but the digest is another one", sources=True
+            )
         back = Scanner(command.extent)
         try:
             await holding.file.scan(command.up_to, direct=True, scanner=back)
@@ -365,6 +375,20 @@ class Puller:
         holding.length = command.up_to
         holding.sealed = True
         await self._report(holding, command.up_to, scanner.records, finished=True, verified=True)
+
+    async def _report_given_up(self, key: Key, job: _Job, why: CopypoolError) -> None:
+        """Say why, so that who waits for it learns it; a report that is lost is made again at the next try."""
+        session, command = self._session, job.command
+        holding = self._holdings.find(command.extent, job.volume, command.generation)
+        length = 0 if holding is None else holding.length
+        here = "sources" not in why.details
+        report = PullGivenUp(
+            session.node_id, session.epoch, command.extent, key[0], command.generation, length, why.message, here
+        )
+        try:
+            await session.link.call("given-up", report, Done, deadline_s=FAULT_WAIT_S)
+        except CopypoolError as exc:
+            log.info("extent %d: nobody was told that its pull ended: %s", command.extent, exc.message)
 
     async def _tell_fault(self, extent: int, source_node: int) -> None:
         """Have the source verify itself: only its own finding marks it, and a repair must not wait for a reader."""

@@ -19,6 +19,7 @@ from copypool.protocol.internal import (
     OpenExtentRequest,
     OwnExtentsRequest,
     ProgressReport,
+    PullGivenUp,
     RegisterRequest,
     VerifyReport,
 )
@@ -308,6 +309,34 @@ async def test_a9_ii_a_late_receipt_makes_no_location(world: World) -> None:
     with pytest.raises(Fenced):
         await world.catalog.report_progress(progress(writer, copy, late, writer.length, finished=True))
     assert (await location(world, writer.extent, copy.volume)).state == "copying"
+
+
+async def test_why_a_pull_was_given_up_stays_in_the_row_until_it_goes_on(world: World) -> None:
+    writer = await world.writer(await world.node("n1"))
+    copy = await world.node("n2", "copy", "copy")
+    leader = await world.lead()
+    await writer.commit(writer.put("a"), seal=True)
+    generation = await world.catalog.reserve_location(writer.extent, copy.volume, leader)
+
+    epoch = copy.epoch
+
+    def report(why: str) -> PullGivenUp:
+        return PullGivenUp(copy.node_id, epoch, writer.extent, copy.volume, generation, 0, why, False)
+
+    await world.catalog.report_given_up(report("x" * 1000))
+    held = await location(world, writer.extent, copy.volume)
+    assert (held.state, held.stalled, held.stalled_here) == ("copying", "x" * 300, False)
+    before = await world.etcd.get(keys.extent(writer.extent))
+    await world.catalog.report_given_up(report("x" * 1000))
+    assert await world.etcd.get(keys.extent(writer.extent)) == before, "what is said twice is written once"
+    await world.catalog.report_progress(progress(writer, copy, generation, writer.length, finished=True))
+    held = await location(world, writer.extent, copy.volume)
+    assert (held.state, held.stalled) == ("good", "")
+    await world.catalog.report_given_up(report("late"))
+    assert (await location(world, writer.extent, copy.volume)).stalled == ""
+    await world.register(copy)
+    with pytest.raises(Fenced):
+        await world.catalog.report_given_up(report("old"))
 
 
 async def test_a_drop_is_called_off_until_it_is_confirmed_and_never_after(world: World) -> None:

@@ -20,6 +20,7 @@ from copypool.protocol.internal import (
     DropReply,
     ProgressReport,
     PullCommand,
+    PullGivenUp,
     PullSource,
     VerifyCommand,
     VerifyReport,
@@ -104,6 +105,12 @@ def from_node(coordinator: FakeCoordinator, node: NodeUnderTest, to: NodeUnderTe
 
 def reports(coordinator: FakeCoordinator) -> list[ProgressReport]:
     return [one for one in coordinator.requests["progress"] if isinstance(one, ProgressReport)]
+
+
+def given_up(coordinator: FakeCoordinator) -> PullGivenUp:
+    (found,) = coordinator.requests["given-up"]
+    assert isinstance(found, PullGivenUp)
+    return found
 
 
 async def fill(node: NodeUnderTest) -> list[tuple[Receipt, bytes]]:
@@ -256,6 +263,9 @@ async def test_bad_bytes_of_a_source_are_never_copied(
         assert not any(one.finished for one in reports(coordinator))
         got = to.extent_file(1).read_bytes()
         assert len(got) <= 5 * MIB
+        told = given_up(coordinator)
+        assert (told.volume, told.generation, told.length, told.here) == (to.volume, 1, len(got), False)
+        assert told.why.startswith(f"no source brings it past byte {len(got)}: node ")
         assert data.startswith(got)
         await to.command("pull", order(coordinator, to, [rotten.listed(), good.listed()]))
         await eventually(lambda: any(one.finished for one in reports(coordinator)), "the pull ends")
@@ -330,6 +340,7 @@ async def test_an_extent_with_another_digest_is_not_claimed(
         await to.command("pull", command)
         await eventually(lambda: to.node.puller.queued(to.node.volumes[0]) == 0, "the pull ends")
         assert not any(one.finished for one in reports(coordinator))
+        assert not given_up(coordinator).here, "another place would not help"
 
 
 async def test_a_failing_write_ends_the_pull_without_a_claim(
@@ -344,6 +355,7 @@ async def test_a_failing_write_ends_the_pull_without_a_claim(
         await eventually(lambda: to.node.puller.queued(to.node.volumes[0]) == 0, "the pull ends")
         assert not any(one.finished for one in reports(coordinator))
         assert to.node.volumes[0].disk.readonly_reason
+        assert given_up(coordinator).here, "another place may do"
 
 
 async def test_raw_bytes_need_a_capability_and_end_at_the_known_length(

@@ -221,6 +221,7 @@ class FakeCoordinator:
             "seal": (internal.SealRequest, self._seal),
             "inventory": (internal.InventoryReport, lambda _: internal.Done()),
             "progress": (internal.ProgressReport, self._progress),
+            "given-up": (internal.PullGivenUp, lambda _: internal.Done()),
             "verified": (internal.VerifyReport, lambda _: internal.Done()),
         }
 

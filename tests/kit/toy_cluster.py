@@ -28,6 +28,7 @@ from copypool_coordinator.controllers.actions import (
     SealExtent,
     Verify,
 )
+from copypool_coordinator.controllers.filling import sessions_of
 from copypool_coordinator.etcd import Changed, KeyValue
 from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, Told, brake, places
 from copypool_coordinator.protection import may_leave, reach, wanted_total
@@ -64,6 +65,8 @@ class ToyCluster:
         self.pulled_bytes = 0
         self.avoided: frozenset[int] = frozenset()  #: volumes that are not chosen as destinations
         self.stuck: frozenset[int] = frozenset()  #: volumes that nothing is written to, whatever they are told
+        self.full: frozenset[int] = frozenset()  #: volumes whose nodes give every pull up
+        self.broken: frozenset[int] = frozenset()  #: extents that no sources together have
         self.rotten: set[tuple[int, int]] = set()  #: (extent, volume) that a verify will find bad
         self.history: list[Action] = []
         self.checks: list[Callable[[], None]] = []
@@ -249,8 +252,14 @@ class ToyCluster:
         if location is None or not self.view.node_up(action.node):
             return  # the command arrives nowhere, or its reports meet no location
         self.memory.note_try(key, location.length, self.policy, self.now_ms)
-        self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed))
+        sessions = sessions_of(self.view, action.sources)
+        self.memory.note_pull(key, Told(self.now_ms, action.epoch, action.up_to, action.sealed, sessions))
         if key.volume in self.stuck:
+            return
+        if key.volume in self.full or key.extent in self.broken:
+            here = key.volume in self.full
+            why = "no room" if here else "no source brings it on"
+            self.put_extent(key.extent, locations.given_up(row, location, location.length, why, here))
             return
         best = max((source.length for source in action.sources), default=0)
         length = max(location.length, min(action.up_to, best))

@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
-from copypool.protocol.processes import Preview, ProcessRequest
+from copypool.protocol.processes import Preview, ProcessInfo, ProcessRequest
 from copypool_coordinator import keys, starting
 from copypool_coordinator.controllers import processes
 from copypool_coordinator.controllers.actions import Action, SealExtent, WriteProcess
 from copypool_coordinator.offpolicy import Mark, look
 from copypool_coordinator.policy import Facts, places
+from copypool_coordinator.process_api import process_info
 from copypool_coordinator.protection import assess
 from copypool_coordinator.rows import ExtentRow, ProcessRow, VolumeRow
 from copypool_coordinator.starting import Plan
@@ -91,6 +92,12 @@ class ToyJobs:
     def row(self, process: str) -> ProcessRow:
         """The process's row."""
         return self.cluster.view.processes[process].row
+
+    def shown(self, process: str) -> ProcessInfo:
+        """What is shown to who asks."""
+        cluster, row = self.cluster, self.row(process)
+        now = processes.look(cluster.view, self._facts(), self.marks(), row, cluster.now_ms, explain=True)
+        return process_info(process, row, now, cluster.now_ms)
 
     def cancel(self, process: str) -> None:
         """An operator's word."""

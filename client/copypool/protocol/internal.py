@@ -364,6 +364,19 @@ class ProgressReport(Internal):
     verified: bool  #: sealed, and read back from the medium past the page cache
 
 
+class PullGivenUp(Internal):
+    """POST /n/given-up: a pull ended before its target, after all its tries; the leader asks again later."""
+
+    node_id: int
+    epoch: int
+    extent: int
+    volume: int
+    generation: int
+    length: int  #: verified, fsync'd bytes that are there
+    why: str  #: for people
+    here: bool  #: the volume is to blame (full, failing), not the sources: another place may do
+
+
 class PullFault(Internal):
     """POST /n/fault: bytes that a puller got from another node failed their check. A hint: that node verifies."""
 

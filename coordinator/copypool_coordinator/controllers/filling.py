@@ -48,7 +48,8 @@ def fill(
         stalled = {
             location.generation
             for location, _ in growing
-            if facts.memory.stalled(
+            if location.stalled_here
+            or facts.memory.stalled(
                 LocationKey(extent, location.volume, location.generation), location.length, facts.policy
             )
         }
@@ -172,7 +173,7 @@ def pull(
     """The command that moves this location on; None while the last one is at work or there is nothing to pull.
 
     A destination owns its pull, so it is told again only of something new: more bytes, the seal, a new session of
-    its node, or silence.
+    its node, silence, or, after it gave up, another source.
     """
     policy, memory = facts.policy, facts.memory
     key = LocationKey(extent, location.volume, location.generation)
@@ -189,11 +190,23 @@ def pull(
     if told is None:
         if extent not in memory.pulling.get(location.volume, ()) and not facts.may_pull(location.volume):
             return None
-    elif told.epoch == session.mod_revision and now_ms - told.at_ms < policy.repeat_ms:
-        news = (sealed and not told.sealed) or (up_to > told.up_to and now_ms - told.at_ms >= policy.follow_ms)
+    elif told.epoch == session.mod_revision and now_ms - told.at_ms < (
+        policy.given_up_repeat_ms if location.stalled else policy.repeat_ms
+    ):
+        news = bool(location.stalled and sessions_of(view, sources) - told.sources)
+        news = news or (sealed and not told.sealed) or (up_to > told.up_to and now_ms - told.at_ms >= policy.follow_ms)
         if not news:
             return None
     return Pull(key, place.node, session.mod_revision, up_to, sealed, sources, repair)
+
+
+def sessions_of(view: ClusterView, sources: tuple[Source, ...]) -> frozenset[tuple[int, int]]:
+    """(node, epoch) of these sources: another one is worth another try."""
+    return frozenset(
+        (source.node, session.mod_revision)
+        for source in sources
+        if (session := view.sessions.get(source.node)) is not None
+    )
 
 
 def sources_for(facts: Facts, row: ExtentRow, destination: Location, committed: int) -> tuple[Source, ...]:

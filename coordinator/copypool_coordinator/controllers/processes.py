@@ -56,8 +56,19 @@ def plan(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], now_ms: int
     return actions
 
 
-def look(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow, now_ms: int) -> ProcessRow:
-    """The row as it should be now: counted anew, and ended if it is time."""
+def look(
+    view: ClusterView,
+    facts: Facts,
+    marks: Mapping[int, Mark],
+    row: ProcessRow,
+    now_ms: int,
+    *,
+    explain: bool = False,
+) -> ProcessRow:
+    """The row as it should be now: counted anew, and ended if it is time.
+
+    With `explain` what cannot go on now is in it (`skipped`), also while it runs: for who asks, not to be written.
+    """
     items = left(view, facts, marks, row)
     after = replace(row)
     if row.verb == "audit":
@@ -76,11 +87,16 @@ def look(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proces
     if not items and not after.moves:
         return _ended(after, "done", [], now_ms)
     progressed = (after.done_extents, after.done_bytes) != (row.done_extents, row.done_bytes)
-    if not items or (progressed and not row.stuck_since_ms):
+    if progressed:
+        after.progressed_ms = now_ms
+    if not items or (progressed and not row.stuck_since_ms and not explain):
         return after
-    obstacles = Obstacles(view, facts)
+    obstacles = Obstacles(view, facts, now_ms)
     found = [(one, obstacles.of(row.verb, one)) for one in items]
-    stuck = [(one, obstacle) for one, obstacle in found if obstacle is not None]
+    held = [(one, obstacle) for one, obstacle in found if obstacle is not None]
+    if explain:
+        _list(after, held)
+    stuck = [(one, obstacle) for one, obstacle in held if not obstacle.waits]
     if len(stuck) < len(items):
         after.stuck_since_ms = 0
         return after
@@ -92,11 +108,15 @@ def look(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proces
     return after
 
 
+def _list(row: ProcessRow, held: Sequence[tuple[Left, Obstacle]]) -> None:
+    row.skipped = [Skipped(one.extent, one.bytes, one.records, why.why) for one, why in held[:SKIPPED_MAX]]
+    row.skipped_total = len(held)
+
+
 def _ended(row: ProcessRow, state: str, stuck: Sequence[tuple[Left, Obstacle]], now_ms: int) -> ProcessRow:
     row.ended_ms = now_ms
     row.stuck_since_ms = 0
-    row.skipped = [Skipped(one.extent, one.bytes, one.records, why.why) for one, why in stuck[:SKIPPED_MAX]]
-    row.skipped_total = len(stuck)
+    _list(row, stuck)
     if state == "done":
         row.state = "done"
         row.outcome = _done_sentence(row)
