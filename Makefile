@@ -4,11 +4,12 @@ VENV := .venv
 READY := $(VENV)/.ready
 ETCD_READY := $(VENV)/.etcd-ready
 BENCH_READY := $(VENV)/.bench-ready
+CHART_READY := $(VENV)/.chart-ready
 # The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test slow unit demo bench images clean
+.PHONY: help setup check format test slow unit demo bench chart images clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +26,10 @@ $(ETCD_READY): $(READY) .ci/setup-etcd
 
 $(BENCH_READY): $(READY) .ci/setup-bench
 	.ci/setup-bench $(VENV)
+	@touch $@
+
+$(CHART_READY): $(READY) .ci/setup-chart
+	.ci/setup-chart $(VENV)
 	@touch $@
 
 check: $(READY) ## Lint, format, types, layers: seconds
@@ -51,6 +56,9 @@ demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, 
 
 bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per operation: under 6 minutes; BENCH=--quick: under 1
 	PYTHONPATH=tests python -m bench $(BENCH)
+
+chart: $(CHART_READY) ## The Helm chart: schema, what it renders, its life on an API server
+	pytest tests/chart
 
 images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with or without a registry; BASE_IMAGE=...
 	.ci/setup-docker start
