@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from copypool.coordinators import Coordinators
-from copypool.protocol.api import AccessMode, AckRule, OnCopyFailure, PoolType
+from copypool.protocol.api import AccessMode, AckRule, Empty, OnCopyFailure, PoolType
 from copypool.protocol.names import check_name
 from copypool.protocol.policies import (
+    BrakeReply,
     MaintenanceReply,
     MaintenanceRequest,
     NamespaceDetails,
@@ -142,3 +143,7 @@ class Policies:
     async def maintenance(self, node: str, for_s: int) -> MaintenanceReply:
         """Announce that a node will be away for so long from now on; 0 ends the maintenance."""
         return await self._coordinators.call("maintenance", MaintenanceRequest(node, for_s), MaintenanceReply)
+
+    async def release_brake(self) -> str:
+        """Have what is away now rebuilt after its grace time; why that was held up. `Conflict`: it is not."""
+        return (await self._coordinators.call("brake_release", Empty(), BrakeReply)).brake

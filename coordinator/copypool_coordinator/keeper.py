@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CopypoolError, NotLeader
 from copypool_coordinator.catalog import Catalog, LeaderGuard
+from copypool_coordinator.rows import FORMAT, EventRow
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Keeper:
         """Until cancelled or the term is over (`NotLeader`)."""
         async with TaskGroup() as group:
             group.create_task(self._every(10.0, self._fold), name="fold counters")
+            group.create_task(self._every(1.0, self._end_maintenances), name="end maintenances")
             group.create_task(self._every(30.0, self._sweep_tombstones), name="sweep tombstones")
             group.create_task(self._every(60.0, self._compact), name="compact etcd")
             group.create_task(self._every(60.0, self._trim_events), name="trim events")
@@ -59,6 +61,20 @@ class Keeper:
 
     async def _fold(self) -> None:
         await self._pages(lambda: self._catalog.fold_counters(self._guard))
+
+    async def _end_maintenances(self) -> None:
+        """A maintenance ends by the clock alone; that it has is told once."""
+        nodes = await self._catalog.policies.end_maintenances(self._guard)
+        now_ms = self._catalog.now_ms()
+        if nodes:
+            await self._catalog.append_events(
+                [
+                    EventRow(
+                        FORMAT, now_ms, "MaintenanceEnded", "leader", f"its time is over: {name} is expected", node=name
+                    )
+                    for name in nodes
+                ]
+            )
 
     async def _sweep_tombstones(self) -> None:
         before_ms = self._catalog.now_ms() - TOMBSTONE_LIFE_MS

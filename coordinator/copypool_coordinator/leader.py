@@ -50,7 +50,6 @@ class Leader:
         self.guard: LeaderGuard | None = None  #: of the term that runs here
         self.pulse = Pulse()
         self.believed_until_s = float("-inf")  #: monotonic; how long the term lasts unless its lease is renewed
-        self.brake_released_ms = 0  #: an operator believes in every absence before this time
         self.cut: Cut | None = None  #: the last time in which etcd could not be reached from here
 
     async def run(self) -> None:

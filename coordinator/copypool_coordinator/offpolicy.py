@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from copypool_coordinator import twins
+from copypool_coordinator.locations import before_drop
 from copypool_coordinator.policy import Policy
 from copypool_coordinator.protection import Standing, VolumeFacts, assess, is_appended, is_empty, lacks_proof
 from copypool_coordinator.recovery import bad_everywhere
@@ -231,7 +232,7 @@ def _files_out_of_reach(row: ExtentRow, sample: OpenRow | None, places: Mapping[
             continue
         held = committed if is_appended(row, location) else min(location.records, committed)
         existing = max(existing, held)
-        if location.state == "damaged":
+        if location.state == "damaged" or (location.state == "dropping" and before_drop(location) == "damaged"):
             continue
         whole = max(whole, held)
         if place.up:

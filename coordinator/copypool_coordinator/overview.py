@@ -18,14 +18,14 @@ from copypool.protocol.api import (
     VolumeInfo,
     WaitCopied,
 )
-from copypool.protocol.errors import CatalogDown, CopypoolError, NotFound, Unavailable
+from copypool.protocol.errors import CatalogDown, CopypoolError, NotFound, NotLeader, Unavailable
 from copypool_coordinator import keys, orders, status, waiting
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.etcd_size import EtcdSize, Growth
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.leader import Leader
 from copypool_coordinator.offpolicy import Mark, OffPolicy
-from copypool_coordinator.policy import Facts, Memory, Policy, brake, places
+from copypool_coordinator.policy import Facts, Memory, Policy, brake, brake_released_ms, places
 from copypool_coordinator.rows import OpenRow
 from copypool_coordinator.sampling import OpenSample
 from copypool_coordinator.status import StatusFacts
@@ -86,6 +86,16 @@ class Overview:
     async def status_lately(self, max_age_s: float) -> StatusReply:
         """The same from memory alone, at most this old: for whoever asks all the time."""
         return status.build(self._view, await self.gather(max_age_s))
+
+    async def brake(self) -> str:
+        """Why nothing that is away is rebuilt now, or "": as the leader judges, who alone knows of its own cuts.
+
+        Raises:
+            NotLeader: another coordinator leads.
+        """
+        if self._leader.guard is None:
+            raise NotLeader(f"{self._name} does not lead")
+        return (await self.gather(0.0)).brake
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node."""
@@ -209,7 +219,7 @@ class Overview:
                 now_s=began_s,
                 heard_age_s=max(0.0, began_s - self._catalog.heard_s),
                 sampled=sampled,
-                brake=brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms),
+                brake=brake(self._view, self._policy, self._leader.cut, brake_released_ms(self._view), now_ms),
                 coordinator=self._name,
                 catalog_bytes=self.etcd.db_bytes,
                 opened=opened,

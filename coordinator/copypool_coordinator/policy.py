@@ -312,6 +312,11 @@ def _lost_since_ms(view: ClusterView, node: NodeRow) -> int:
     return max(1, view.sessions[node.id].row.since_ms)
 
 
+def brake_released_ms(view: ClusterView) -> int:
+    """When an operator released the brake last; 0: never."""
+    return 0 if view.cluster is None else view.cluster.row.brake_released_ms
+
+
 def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, now_ms: int) -> str:
     """Why re-replication is held, as a sentence; "" when it is not (A12).
 
@@ -336,7 +341,8 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
             names = ", ".join(name for _, name in lost[first : last + 1])
             return (
                 f"{last - first + 1} of {len(view.nodes)} nodes were lost within {policy.session_ttl_ms // 1000} s "
-                f"({names}): nothing is rebuilt until they are back or an operator releases the brake"
+                f"({names}): nothing is rebuilt until they are back or an operator says that they will not be "
+                "(`copypool release brake`)"
             )
     if cut is not None and now_ms - cut.until_ms < policy.grace_ms:
         names = ", ".join(
@@ -345,6 +351,6 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
         if names:
             return (
                 f"this leader was cut from etcd for {(cut.until_ms - cut.from_ms) // 1000} s and lost {names} then: "
-                f"nothing is rebuilt until they are back, or for {policy.grace_ms // 1000} s"
+                f"nothing is rebuilt until they are back, for {policy.grace_ms // 1000} s, or `copypool release brake`"
             )
     return ""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from copypool.protocol import api, policies
-from copypool.protocol.errors import Invalid, NotFound
+from copypool.protocol.errors import Conflict, Invalid, NotFound
 from copypool.protocol.names import check_name
 from copypool.protocol.tokens import Principal, Role
 from copypool_coordinator import describing
@@ -50,6 +50,7 @@ class PolicyApi:
             "namespace_update": Verb(policies.NamespaceUpdate, Role.admin, self._namespace_update),
             "namespace_show": Verb(policies.NamespaceName, Role.reader, self._namespace_show),
             "namespace_rewrite": Verb(policies.NamespaceRewrite, Role.operator, self._namespace_rewrite),
+            "brake_release": Verb(api.Empty, Role.admin, self._brake_release),
             "maintenance": Verb(policies.MaintenanceRequest, Role.operator, self._maintenance),
         }
         return routes(verbs, self._auth, self._catalog.now_ms, self._body_bytes)
@@ -199,14 +200,24 @@ class PolicyApi:
     async def _maintenance(self, principal: Principal, body: policies.MaintenanceRequest) -> policies.MaintenanceReply:
         if body.for_s < 0:
             raise Invalid("for_s is the seconds that the node may be away, or 0 to end the maintenance")
-        row = await self._policies.set_maintenance(check_name(body.node, "node name"), body.for_s)
-        until_ms = row.maintenance_until_ms
+        row, changed = await self._policies.set_maintenance(check_name(body.node, "node name"), body.for_s)
+        until_ms = row.maintenance_until_ms if body.for_s else 0
+        if not changed:
+            return policies.MaintenanceReply(body.node, None)
         if until_ms:
             message = f"{body.node} may be away for {body.for_s} s: it is not replaced meanwhile"
             await self._tell(principal, "MaintenanceBegun", message, node=body.node)
         else:
             await self._tell(principal, "MaintenanceEnded", f"{body.node} is expected to be there", node=body.node)
         return policies.MaintenanceReply(body.node, until_ms / 1000 if until_ms else None)
+
+    async def _brake_release(self, principal: Principal, _: api.Empty) -> policies.BrakeReply:
+        brake = await self._overview.brake()
+        if not brake:
+            raise Conflict("no brake is on: what is away is rebuilt once its grace time is over")
+        await self._policies.release_brake()
+        await self._tell(principal, "BrakeReleaseAsked", f"an operator believes that what is away is lost: {brake}")
+        return policies.BrakeReply(brake)
 
 
 def _changes(before: PoolRow | VolumeRow, after: PoolRow | VolumeRow) -> str:

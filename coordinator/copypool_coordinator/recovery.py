@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from copypool.protocol.api import LocationState
 from copypool_coordinator.controllers.filling import is_source
+from copypool_coordinator.locations import before_drop
 from copypool_coordinator.protection import VolumeFacts, reach
 from copypool_coordinator.rows import ExtentRow, Location
 
@@ -50,7 +52,7 @@ def prospect(row: ExtentRow, committed: int, places: Mapping[int, VolumeFacts]) 
     names = _names(places, here)
     hole = _hole(row, here, committed)
     if hole is None:
-        whole = [each for each in here if each.bad_offset < 0 and each.state == "dropping"]
+        whole = [each for each in here if _state(each) == "good"]
         if whole and _hole(row, whole[:1], committed) is None:
             return Prospect("merge", volumes, f"only {_names(places, whole[:1])} has all of it, and is on its way out")
         return Prospect("merge", volumes, f"no whole location: only by merging good blocks of {names}")
@@ -87,7 +89,7 @@ def outlook_of_range(
     left = [
         each
         for each in row.locations
-        if each.state in _ORDER and (place := places.get(each.volume)) is not None and not place.destroyed
+        if is_source(each) and (place := places.get(each.volume)) is not None and not place.destroyed
     ]
     sure = [each for each in left if _surely_holds(row, each, end, committed)]
     if any(places[each.volume].up for each in sure):
@@ -113,9 +115,12 @@ def _surely_holds(row: ExtentRow, location: Location, end: int, committed: int) 
     """Whether all up to `end` was verified there and nothing was found bad since."""
     if reach(row, location, committed) < end:
         return False
-    if location.state == "damaged":
-        return location.bad_offset >= end
-    return location.bad_offset < 0 or location.bad_offset >= end
+    return _state(location) != "damaged" or location.bad_offset >= end
+
+
+def _state(location: Location) -> LocationState:
+    """Its state; of one on its way out the one before."""
+    return before_drop(location) if location.state == "dropping" else location.state
 
 
 def _hole(
@@ -133,7 +138,7 @@ def _hole(
         return end - 1
     for location in sources:
         bad = location.bad_offset
-        if location.state == "damaged" and bad < 0 and len(sources) == 1:
+        if _state(location) == "damaged" and bad < 0 and len(sources) == 1:
             return -1
         if start <= bad < end and not any(_may_hold(row, each, bad, committed) for each in sources):
             return bad

@@ -64,6 +64,7 @@ class NodeRow(Row):
     host: str
     away_since_ms: int = 0  #: 0: not away; written by the HealthController, kept over leader changes
     maintenance_until_ms: int = 0
+    maintenance_told_ms: int = 0  #: the `maintenance_until_ms` whose passing is in the event log
 
 
 class SessionRow(Row):
@@ -235,6 +236,7 @@ class ClusterRow(Row):
     format: int
     id: bytes
     created_ms: int
+    brake_released_ms: int = 0  #: an operator believes in every absence before this time
 
 
 class CountersRow(Row):

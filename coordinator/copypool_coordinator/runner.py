@@ -42,7 +42,16 @@ from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.performing import Performer
-from copypool_coordinator.policy import Facts, LocationKey, Memory, Policy, brake, closed_pools, places
+from copypool_coordinator.policy import (
+    Facts,
+    LocationKey,
+    Memory,
+    Policy,
+    brake,
+    brake_released_ms,
+    closed_pools,
+    places,
+)
 from copypool_coordinator.repairs import Repairs
 from copypool_coordinator.sampling import OpenSample
 from copypool_coordinator.view import ClusterView
@@ -261,7 +270,7 @@ class Runner:
     # -- what people are told ------------------------------------------------------------------------
     def brake(self, now_ms: int) -> str:
         """Why re-replication is held now, or ""."""
-        return brake(self._view, self._policy, self._leader.cut, self._leader.brake_released_ms, now_ms)
+        return brake(self._view, self._policy, self._leader.cut, brake_released_ms(self._view), now_ms)
 
     def _tell_news(self, facts: Facts, now_ms: int) -> None:
         if facts.brake and self._brake_entry is None:

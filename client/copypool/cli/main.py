@@ -82,7 +82,7 @@ _JOBS: list[click.Command] = [
     processes.backup,
     processes.process,
 ]
-for _command in [policies.pool, policies.volume, policies.maintenance, *_JOBS]:
+for _command in [policies.pool, policies.volume, policies.maintenance, policies.release, *_JOBS]:
     cli.add_command(_command)
 for _command in [insight.prove, insight.explain]:
     cli.add_command(_command)

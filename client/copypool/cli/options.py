@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -110,6 +111,13 @@ def run(work: Callable[[Client], Awaitable[T]]) -> T:
             return await work(client)
 
     return uvloop.run(connected())
+
+
+def confirm(question: str) -> None:
+    """Ask whether to go on; `Invalid` when nobody is there to be asked."""
+    if not sys.stdin.isatty():
+        raise Invalid("nobody is there to be asked: add --yes")
+    click.confirm(question, abort=True, err=True)
 
 
 def show_json(value: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from copypool.cli import cluster
-from copypool.cli.options import Verbs, run, settings, show_json
+from copypool.cli.options import Verbs, confirm, run, settings, show_json
 from copypool.cli.output import printable, readable_bytes, readable_time
 from copypool.cli.quantities import Duration, Size
 
@@ -285,3 +285,33 @@ def _show_maintenance(reply: MaintenanceReply) -> None:
         click.echo(f"{reply.node}: no maintenance")
     else:
         click.echo(f"{reply.node}: maintenance until {readable_time(reply.until_unix_s)}")
+
+
+# -- the brake --------------------------------------------------------------------------------
+@click.group(cls=Verbs)
+def release() -> None:
+    """Say that something which is held back may go on."""
+
+
+@release.command("brake")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def release_brake(yes: bool) -> None:
+    """Many nodes were lost at once, and will not be back: rebuild elsewhere what they hold.
+
+    The brake holds that up because it would move very much for an outage that may be short. Releasing it is about
+    the nodes that are away now; each is replaced once its grace time is over. Role admin.
+    """
+    if not yes:
+        held = run(lambda client: client.status()).brake
+        if held:
+            click.echo(held, err=True)
+            confirm("Is what these nodes hold to be rebuilt elsewhere?")
+
+    async def work(client: Client) -> None:
+        held = await client.policies.release_brake()
+        if settings().json:
+            show_json({"brake": held})
+        else:
+            click.echo(f"released: {printable(held)}")
+
+    run(work)

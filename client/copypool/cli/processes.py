@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from copypool.cli.options import Verb, Verbs, run, settings, show_json
+from copypool.cli.options import Verb, Verbs, confirm, run, settings, show_json
 from copypool.cli.output import printable, table
 from copypool.cli.process_text import preview_text, process_line, process_text
-from copypool.protocol.errors import Invalid
 from copypool.protocol.processes import ProcessInfo, ProcessRequest
 
 if TYPE_CHECKING:
@@ -253,9 +252,7 @@ def _start(request: ProcessRequest, preview: bool, no_wait: bool, *, ask: str = 
             click.echo(preview_text(found), err=not preview)
         if preview:
             return
-        if not sys.stdin.isatty():
-            raise Invalid("nobody is there to be asked: add --yes")
-        click.confirm(ask, abort=True, err=True)
+        confirm(ask)
     started = run(lambda client: client.operator.start(request))
     if no_wait:
         _show(started)

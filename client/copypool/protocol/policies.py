@@ -160,3 +160,9 @@ class MaintenanceRequest(msgspec.Struct):
 class MaintenanceReply(msgspec.Struct):
     node: str
     until_unix_s: float | None  #: None: no maintenance
+
+
+class BrakeReply(msgspec.Struct):
+    """Answer of /rpc/brake_release (`Empty`), role admin: what is away now is rebuilt after its grace time."""
+
+    brake: str  #: what held it up until now
