@@ -9,7 +9,7 @@ CHART_READY := $(VENV)/.chart-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test slow unit demo bench chart images clean
+.PHONY: help setup check reference format test slow unit demo bench chart images clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ check: $(READY) ## Lint, format, types, layers: seconds
 	ruff format --check .
 	mypy
 	lint-imports
+
+reference: $(READY) ## Make node/CONFIG.md and coordinator/CONFIG.md anew, of the types of the settings
+	python -m copypool.serving.reference copypool_node.config:NodeConfig "a storage node" > node/CONFIG.md
+	python -m copypool.serving.reference copypool_coordinator.config:Config "a coordinator" > coordinator/CONFIG.md
 
 format: $(READY) ## Format the code and sort its imports
 	ruff check --fix .

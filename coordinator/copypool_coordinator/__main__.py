@@ -1,51 +1,45 @@
-"""`copypool-coordinator --config FILE [--check-config]`."""
+"""`copypool-coordinator --config FILE [--check-config | --print-config]`: run one until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import uvloop
 
 from copypool.protocol.errors import CopypoolError
+from copypool.serving.commandline import refuse, settings_of
+from copypool.serving.encryption import load_chain
+from copypool.serving.settings import ConfigError
 from copypool.telemetry import logs
-from copypool_coordinator.config import Config, ConfigError, Secrets, load, load_secrets
+from copypool.tls import Chain
+from copypool_coordinator.config import Config, Secrets, find_troubles, load, load_secrets
 from copypool_coordinator.process import Coordinator
 
-EXIT_CONFIG = 2
+PROGRAM = "copypool-coordinator"
 GC_ALLOCATIONS = 50_000  #: objects made and kept between two runs of the collector of cycles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a coordinator until SIGTERM or SIGINT; 2 for settings that cannot be used, 1 for a failure."""
-    parser = argparse.ArgumentParser(prog="copypool-coordinator", description="Catalog API, routing and placement.")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (TOML)")
-    parser.add_argument("--check-config", action="store_true", help="check settings and secret files, then exit")
-    options = parser.parse_args(arguments)
+    config = settings_of(PROGRAM, "Catalog API, routing and placement of Copypool.", arguments, load, find_troubles)
     try:
-        config = load(options.config, os.environ)
         secrets = load_secrets(config)
+        tls = load_chain(config.tls)
     except ConfigError as error:
-        print(f"copypool-coordinator: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_CONFIG
-    if options.check_config:
-        return 0
+        refuse(PROGRAM, [str(error)])
     records = logs.set_up(config.log_format, config.log_level, {"coordinator": config.name})
     # Requests leave no cycles behind: looking for some at every 700 allocations costs a twentieth of the CPU.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
     try:
-        uvloop.run(_serve(config, secrets, records.counts))
+        uvloop.run(_serve(config, secrets, tls, records.counts))
     except ConfigError as error:
-        print(f"copypool-coordinator: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_CONFIG
+        refuse(PROGRAM, [str(error)])
     except BaseExceptionGroup as failures:
         if failures.subgroup(CopypoolError) is None:
             raise
@@ -57,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _serve(config: Config, secrets: Secrets, log_records: Mapping[str, int]) -> None:
+async def _serve(config: Config, secrets: Secrets, tls: Chain | None, log_records: Mapping[str, int]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Coordinator(config, secrets, log_records).run(stop)
+    await Coordinator(config, secrets, tls, log_records).run(stop)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""The coordinator's settings: one TOML file, overridden by the environment, checked as a whole before anything starts.
+"""The coordinator's settings: a TOML file, overridden by `COPYPOOL_COORDINATOR_*` and `--set` (see `copypool.serving`).
 
-Every field may be overridden by `COPYPOOL_COORDINATOR_<FIELD>`, a field of a section by
-`COPYPOOL_COORDINATOR_<SECTION>__<FIELD>`; text fields take the value as it is, others are read as TOML
-(`COPYPOOL_COORDINATOR_ETCD__ENDPOINTS='["a:2379", "b:2379"]'`). Unknown keys are errors, in the file and in the
-environment. Secrets are files, never values.
+All is checked as a whole before anything starts; `coordinator/CONFIG.md` is made of it. Secrets are files, never
+values.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import tomllib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,20 +15,20 @@ import msgspec
 
 from copypool.protocol.errors import CopypoolError
 from copypool.protocol.names import check_name
+from copypool.serving import settings
+from copypool.serving.addresses import base_url, check_listener
+from copypool.serving.encryption import TlsSection, check_section, troubles
+from copypool.serving.quantities import LogLevel, Port, WholeSeconds
+from copypool.serving.secrets import read_secret, read_text, read_token
+from copypool.serving.settings import ConfigError
 from copypool.telemetry.logs import LogFormat
+from copypool.tls import LOOK_S, TlsError, TlsFiles, client_context, read_leaf
 
 ENV_PREFIX = "COPYPOOL_COORDINATOR_"
 MASTER_SECRET_MIN_BYTES = 32
-TOKEN_MIN_CHARACTERS = 24
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Seconds = Annotated[int, msgspec.Meta(ge=1)]
-BytesPerSecond = Annotated[int, msgspec.Meta(ge=1024)]
+ScrubRate = Annotated[int, msgspec.Meta(ge=1024)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class ConfigError(Exception):
-    """The settings cannot be used; the message names the field and says why."""
 
 
 class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,29 +36,27 @@ class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     endpoints: Annotated[list[str], msgspec.Meta(min_length=1)]  #: host:port, without a scheme
     ca_file: str = ""  #: with it, etcd is spoken to over TLS
-    cert_file: str = ""
-    key_file: str = ""
-    user: str = ""
-    password_file: str = ""
-    timeout_s: PositiveFloat = 5.0
+    cert_file: str = ""  #: where etcd asks its clients for a certificate
+    key_file: str = ""  #: its private key, not encrypted
+    user: str = ""  #: where etcd asks for one
+    password_file: str = ""  #: the user's password
+    timeout_s: PositiveFloat = 5.0  #: deadline of a call, attempts on other members included
+    reload_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = LOOK_S  #: renewed TLS files are in use after this time
     #: what its members run with as --quota-backend-bytes, which they do not tell; for the days-to-quota metric alone
     quota_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 2 * 1024**3
 
-
-class TlsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files of this server's certificate; `ca_file` checks the nodes that this server calls."""
-
-    cert_file: str
-    key_file: str
-    ca_file: str = ""
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """For `copypool.tls`; None: plaintext."""
+        return TlsFiles(self.ca_file, self.cert_file, self.key_file) if self.ca_file else None
 
 
 class BootstrapSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the first coordinator makes in an empty catalog; nothing happens where it exists."""
 
-    primary_pool: str = "primary"
-    copy_pool: str = "copy"
-    namespace: str = "default"
+    primary_pool: str = "primary"  #: where the first namespace is written
+    copy_pool: str = "copy"  #: where it is copied to
+    namespace: str = "default"  #: the first namespace
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,112 +70,55 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     streams: Annotated[int, msgspec.Meta(ge=1)] = 64
     connections: Annotated[int, msgspec.Meta(ge=1)] = 8192  #: at a time; one more is cut off at once
     requests: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: requests in work; more is `Overloaded`
-    rpc_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1024 * 1024
-    node_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 32 * 1024 * 1024
+    rpc_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1024 * 1024  #: the longest request of a client
+    node_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 32 * 1024 * 1024  #: the longest request of a node
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one coordinator."""
 
-    name: str
-    etcd: EtcdSection
+    name: str  #: unique among the coordinators
+    etcd: EtcdSection  #: where the catalog is
     master_secret_file: str  #: >= 32 bytes, the same for every coordinator; all node keys derive from it
     admin_token_file: str  #: the first admin's token; never given out over the network
     join_token_file: str  #: lets a node join
-    listen_host: str = "127.0.0.1"
+    listen_host: str = "127.0.0.1"  #: address to listen on
     listen_port: Port = 7600  #: 0: any free port
     advertise_url: str = ""  #: how nodes and clients reach it; empty: made of listen_host and listen_port
     zone: str = ""  #: failure domain of this process; plain HTTP is served from the nearest location
-    tls: TlsSection | None = None
+    tls: TlsSection | None = None  #: without it the coordinator speaks plaintext
     insecure_plaintext: bool = False  #: listen beyond loopback without TLS
     key_number: Annotated[int, msgspec.Meta(ge=1)] = 1  #: raise by one to renew the nodes' capability keys
-    session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15
+    session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15  #: how long a silent node keeps its session
     grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600  #: how long a node may be away before its bytes are rebuilt
-    scrub_period_s: Seconds = 14 * 24 * 3600  #: every location is read back once in this time
+    scrub_period_s: WholeSeconds = 14 * 24 * 3600  #: every location is read back once in this time
     #: How long a location that is not needed any more stays: the life of a read capability and 30 s. Less is for tests:
     #: readers who were sent there then have to go elsewhere in the middle of a read.
     drop_delay_s: Annotated[int, msgspec.Meta(ge=0)] = 330
-    scrub_floor_bytes_s: BytesPerSecond = 1024 * 1024  #: per volume: as fast at least, while something is due
-    scrub_ceiling_bytes_s: BytesPerSecond = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
+    scrub_floor_bytes_s: ScrubRate = 1024 * 1024  #: per volume: as fast at least, while something is due
+    scrub_ceiling_bytes_s: ScrubRate = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
     shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM
     allow_unsound_etcd: bool = False  #: start on an etcd version that is known to lose data
-    bootstrap: BootstrapSection = BootstrapSection()
-    limits: Limits = Limits()
-    log_level: str = "info"
+    bootstrap: BootstrapSection = BootstrapSection()  #: what the first coordinator makes
+    limits: Limits = Limits()  #: bounds of memory and concurrency
+    log_level: LogLevel = "info"  #: the least that is logged
     log_format: LogFormat = "console"  #: console: for people; json: one object a line, with trace ids
 
 
-def load(path: Path, environment: Mapping[str, str]) -> Config:
+def load(path: Path, environment: Mapping[str, str], flags: Sequence[str] = ()) -> Config:
     """The settings of a file and its overrides. Blocking: reads the file.
 
     Raises:
-        ConfigError: the file cannot be read, a value is wrong, a key is unknown, or the whole is not safe.
+        ConfigError: the file cannot be read, a value is wrong, a name is unknown, or the whole is not safe.
     """
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    return parse(raw, environment)
+    return parse(settings.read_toml(path), environment, flags)
 
 
-def parse(raw: dict[str, Any], environment: Mapping[str, str]) -> Config:
+def parse(raw: Mapping[str, Any], environment: Mapping[str, str], flags: Sequence[str] = ()) -> Config:
     """The settings of a parsed file and its overrides; raises `ConfigError`."""
-    merged = _merge(raw, environment)
-    try:
-        config = msgspec.convert(merged, Config)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(str(exc)) from exc
+    config = settings.parse(Config, raw, prefix=ENV_PREFIX, environment=environment, flags=flags)
     _check(config)
     return config
-
-
-def _merge(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """`raw` with the environment's values put in."""
-    merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    fields = {field.name: field for field in msgspec.structs.fields(Config)}
-    for variable, text in sorted(environment.items()):
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        key, _, inner = variable.removeprefix(ENV_PREFIX).lower().partition("__")
-        section = _SECTIONS.get(key)
-        if inner and section is not None:
-            known = {field.name: field for field in msgspec.structs.fields(section)}
-            if inner in known:
-                target = merged.setdefault(key, {})
-                target[inner] = _value(text, variable, is_text=known[inner].type is str)
-                continue
-        elif not inner and key in fields and section is None:
-            merged[key] = _value(text, variable, is_text=fields[key].type is str)
-            continue
-        raise ConfigError(f"the environment variable {variable} names no setting")
-    return merged
-
-
-_SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "etcd": EtcdSection,
-    "tls": TlsSection,
-    "bootstrap": BootstrapSection,
-    "limits": Limits,
-}
-
-
-def _value(text: str, variable: str, *, is_text: bool) -> object:
-    if is_text:
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"the environment variable {variable} is not a TOML value: {exc}") from exc
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on this host can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check(config: Config) -> None:
@@ -202,25 +140,18 @@ def _check(config: Config) -> None:
         raise ConfigError("etcd.cert_file needs etcd.ca_file")
     if bool(config.etcd.user) != bool(config.etcd.password_file):
         raise ConfigError("etcd.user and etcd.password_file go together")
-    if config.tls is None and not config.insecure_plaintext and not is_loopback(config.listen_host):
-        raise ConfigError(
-            f"listen_host {config.listen_host!r} is reachable from other machines and there is no [tls]: "
-            "give certificate and key, or set insecure_plaintext = true in a network that you trust"
-        )
-    if config.advertise_url and not config.advertise_url.startswith(("http://", "https://")):
-        raise ConfigError("advertise_url begins with http:// or https://")
-    if not config.advertise_url and config.listen_host in ("0.0.0.0", "::"):
-        raise ConfigError("advertise_url is needed: listen_host is no address that others can call")
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigError("log_level is one of debug, info, warning, error")
+    check_section(config.tls)
+    check_listener(
+        config.listen_host,
+        config.advertise_url,
+        tls=config.tls is not None,
+        insecure_plaintext=config.insecure_plaintext,
+    )
 
 
 def advertised(config: Config, port: int) -> str:
     """The base URL under which others call this process, listening on `port`."""
-    if config.advertise_url:
-        return config.advertise_url.rstrip("/")
-    host = f"[{config.listen_host}]" if ":" in config.listen_host else config.listen_host
-    return f"{'http' if config.tls is None else 'https'}://{host}:{port}"
+    return base_url(config.advertise_url, config.listen_host, port, tls=config.tls is not None)
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -237,41 +168,32 @@ class Secrets(msgspec.Struct, frozen=True):
 
 def load_secrets(config: Config) -> Secrets:
     """Read the secret files. Blocking. Raises `ConfigError` for a file that is missing, readable by others or short."""
-    master = _secret(config.master_secret_file, "master_secret_file")
+    master = read_secret(config.master_secret_file, "master_secret_file")
     if len(master) < MASTER_SECRET_MIN_BYTES:
         raise ConfigError(
             f"master_secret_file holds {len(master)} bytes; at least {MASTER_SECRET_MIN_BYTES} are needed"
         )
     return Secrets(
         master=master,
-        admin_token=_token(config.admin_token_file, "admin_token_file"),
-        join_token=_token(config.join_token_file, "join_token_file"),
-        etcd_password=_text(config.etcd.password_file, "etcd.password_file") if config.etcd.password_file else "",
+        admin_token=read_token(config.admin_token_file, "admin_token_file"),
+        join_token=read_token(config.join_token_file, "join_token_file"),
+        etcd_password=read_text(config.etcd.password_file, "etcd.password_file") if config.etcd.password_file else "",
     )
 
 
-def _secret(path: str, field: str) -> bytes:
-    file = Path(path)
+def find_troubles(config: Config) -> list[str]:
+    """What of the files that the settings name would keep the coordinator from its work; empty: nothing. Blocking."""
+    found = troubles(config.tls, advertised(config, config.listen_port))
     try:
-        mode = file.stat().st_mode
-        content = file.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{field}: {exc}") from exc
-    # The group may read: that is how Kubernetes mounts a Secret for a process that is not root.
-    if mode & 0o027:
-        raise ConfigError(f"{field}: {path} is open to others (mode {mode & 0o777:o}): chmod 600 it")
-    return content.strip(b"\r\n")
-
-
-def _text(path: str, field: str) -> str:
-    try:
-        return _secret(path, field).decode("ascii").strip()
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{field}: {path} is not ASCII text") from exc
-
-
-def _token(path: str, field: str) -> str:
-    token = _text(path, field)
-    if len(token) < TOKEN_MIN_CHARACTERS:
-        raise ConfigError(f"{field}: a token has at least {TOKEN_MIN_CHARACTERS} characters")
-    return token
+        load_secrets(config)
+    except ConfigError as exc:
+        found.append(str(exc))
+    files = config.etcd.tls_files
+    if files is not None:
+        try:
+            client_context(files)
+            if files.certificate and (trouble := read_leaf(files.certificate).trouble(time.time())):
+                found.append(f"etcd.cert_file: {files.certificate}: {trouble}")
+        except TlsError as exc:
+            found.append(f"etcd: {exc}")
+    return found

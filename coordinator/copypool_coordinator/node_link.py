@@ -288,8 +288,3 @@ def _nothing() -> None:
 
 def _length_of(key: ReadItemKey) -> int:
     return key[2]
-
-
-def client_context(ca_file: str) -> ssl.SSLContext | None:
-    """TLS context for calls to nodes, which trusts only this CA; None: the system's trust. Blocking."""
-    return ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file) if ca_file else None

@@ -16,22 +16,23 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from itertools import chain
-from pathlib import Path
 
 from aiohttp import web
 
 from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CatalogDown, CopypoolError
+from copypool.serving.settings import ConfigError
 from copypool.telemetry import process
 from copypool.telemetry.metrics import TEXT_FORMAT, Page, render
-from copypool_coordinator import gauges, node_link, protection_metrics, server
+from copypool.tls import Chain, TlsError
+from copypool_coordinator import gauges, protection_metrics, server
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
 from copypool_coordinator.client_api import ClientApi
-from copypool_coordinator.config import Config, ConfigError, Secrets, advertised
+from copypool_coordinator.config import Config, Secrets, advertised
 from copypool_coordinator.duties import Duties
-from copypool_coordinator.etcd import Etcd, EtcdSettings, TlsFiles, check_version
+from copypool_coordinator.etcd import Etcd, EtcdSettings, check_version
 from copypool_coordinator.eventlog import LogReader
 from copypool_coordinator.files_http import FilesHttp
 from copypool_coordinator.heartbeats import Heartbeats
@@ -64,15 +65,23 @@ CURRENT_S = 10.0
 class Coordinator:
     """A running coordinator. `async with Coordinator(...)`, then `run` until cancelled."""
 
-    def __init__(self, config: Config, secrets: Secrets, log_records: Mapping[str, int] | None = None) -> None:
-        """`log_records` are counted by level; see `telemetry.logs`."""
+    def __init__(
+        self,
+        config: Config,
+        secrets: Secrets,
+        tls: Chain | None = None,
+        log_records: Mapping[str, int] | None = None,
+    ) -> None:
+        """`tls` is made of `config.tls` (`serving.encryption.load_chain`); `log_records` are counted by level."""
         self._config = config
         self._secrets = secrets
+        self._tls = tls
         self._metrics = Metrics()
         self._front = server.Front(
             {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics_page},
             self._metrics,
             requests_max=config.limits.requests,
+            peers_certified=config.tls is not None and config.tls.require_client_cert,
         )
         self._listener: server.Listener | None = None
         self._catalog: Catalog | None = None
@@ -96,15 +105,14 @@ class Coordinator:
             OSError: the port cannot be opened.
         """
         config = self._config
-        tls = None
-        if config.tls is not None:
-            tls = await asyncio.to_thread(server.server_context, config.tls.cert_file, config.tls.key_file)
+        tls = self._tls.server if self._tls is not None else None
         self._listener = await server.listen(
             self._front, config.listen_host, config.listen_port, tls, config.limits.connections
         )
         log.info("listening at %s", self.url)
         self._lag.start()
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        following = asyncio.create_task(self._follow_certificates(), name="certificates")
         try:
             async with AsyncExitStack() as stack:
                 etcd = await self._connect(stopping)
@@ -122,7 +130,13 @@ class Coordinator:
         finally:
             stopping.cancel()
             self._lag.stop()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             await self._listener.close(self._front, 0.0)
+
+    async def _follow_certificates(self) -> None:
+        if self._tls is not None and self._config.tls is not None:
+            await self._tls.follow(self._config.tls.reload_s)
 
     async def _work(self, duties: Duties) -> None:
         async with TaskGroup() as group:
@@ -139,6 +153,8 @@ class Coordinator:
                 log.warning("waiting for etcd: %s", error.message)
                 await asyncio.wait([stopping], timeout=_RETRY_S)
                 continue
+            except TlsError as exc:
+                raise ConfigError(f"etcd: {exc}") from exc
             try:
                 await self._check_versions(etcd)
             except BaseException:
@@ -149,16 +165,14 @@ class Coordinator:
 
     def _etcd_settings(self) -> EtcdSettings:
         section = self._config.etcd
-        tls = None
-        if section.ca_file:
-            tls = TlsFiles(
-                Path(section.ca_file),
-                Path(section.cert_file) if section.cert_file else None,
-                Path(section.key_file) if section.key_file else None,
-            )
         try:
             return EtcdSettings(
-                tuple(section.endpoints), tls, section.user, self._secrets.etcd_password, section.timeout_s
+                tuple(section.endpoints),
+                section.tls_files,
+                section.user,
+                self._secrets.etcd_password,
+                section.timeout_s,
+                section.reload_s,
             )
         except ValueError as exc:
             raise ConfigError(f"etcd: {exc}") from exc
@@ -187,8 +201,7 @@ class Coordinator:
         mint = Mint(self._secrets.master, config.key_number)
         auth = Auth(view, mint, admin_token=self._secrets.admin_token, join_token=self._secrets.join_token)
         heartbeats, reports = Heartbeats(), Reports()
-        ca_file = config.tls.ca_file if config.tls is not None else ""
-        link = NodeLink(view, mint, limits, await asyncio.to_thread(node_link.client_context, ca_file))
+        link = NodeLink(view, mint, limits, self._tls.client if self._tls is not None else None)
         stack.push_async_callback(link.close)
         lookups = Lookups(
             catalog.lookup,

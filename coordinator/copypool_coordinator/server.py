@@ -20,8 +20,8 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
+from copypool.serving.connections import BoundedServer, check_peer
 from copypool.telemetry import tracing
-from copypool_coordinator.connections import BoundedServer
 from copypool_coordinator.exchange import refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
 from copypool_coordinator.metrics import Metrics
@@ -32,6 +32,7 @@ logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+NODE_PREFIX = "/n/"  #: what nodes call
 _BACKLOG = 1024
 _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _KEEPALIVE_S = 75.0
@@ -45,12 +46,16 @@ class Front:
     `gets` (health, metrics) are answered from the start; everything else is `Unavailable` until `open`.
     """
 
-    def __init__(self, gets: dict[str, Handler], metrics: Metrics, *, requests_max: int) -> None:
+    def __init__(
+        self, gets: dict[str, Handler], metrics: Metrics, *, requests_max: int, peers_certified: bool = False
+    ) -> None:
+        """With `peers_certified`, whoever calls what is for nodes shows a certificate."""
         self._posts: dict[str, Handler] = {}
         self._gets = gets
         self._files: FilesHttp | None = None
         self._metrics = metrics
         self._requests_max = requests_max
+        self._peers_certified = peers_certified
         self.in_work = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -75,6 +80,8 @@ class Front:
                 response = await self._admitted().handle(request, path[len(PREFIX) :])
             elif request.method == "POST" and (handler := self._posts.get(path)) is not None:
                 self._admitted()
+                if self._peers_certified and path.startswith(NODE_PREFIX):
+                    check_peer(request)
                 response = await handler(request)
             elif request.method in ("GET", "HEAD") and (handler := self._gets.get(path)) is not None:
                 response = await handler(request)
@@ -174,7 +181,6 @@ async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None,
         lingering_time=_LINGER_S,
         max_line_size=HEADERS_MAX_BYTES,
         max_field_size=HEADERS_MAX_BYTES,
-        handler_cancellation=False,
     )
     loop = asyncio.get_running_loop()
     site = await loop.create_server(server, host, port, ssl=tls, backlog=_BACKLOG, reuse_address=True)
@@ -182,10 +188,3 @@ async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None,
         if opened.family in (socket.AF_INET, socket.AF_INET6):
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Listener(server, site, int(site.sockets[0].getsockname()[1]))
-
-
-def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
-    """The listener's TLS context. Blocking: reads the files."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert_file, key_file)
-    return context

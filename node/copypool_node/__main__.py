@@ -1,8 +1,7 @@
-"""`copypool-node --config FILE`: run one storage node until SIGTERM or SIGINT."""
+"""`copypool-node --config FILE [--check-config | --print-config]`: run one storage node until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -10,25 +9,31 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import uvloop
 
 from copypool.protocol.errors import CopypoolError
+from copypool.serving.commandline import refuse, settings_of
+from copypool.serving.encryption import load_chain, troubles
+from copypool.serving.settings import ConfigError
 from copypool.telemetry import logs
-from copypool_node.config import NodeConfig, load_config
+from copypool.tls import Chain
+from copypool_node.config import NodeConfig, load, read_join_token
+from copypool_node.disk import Disk
+from copypool_node.identity import has_joined
 from copypool_node.node import Node
 from copypool_node.server import NodeServer
 
 log = logging.getLogger("copypool_node")
 
+PROGRAM = "copypool-node"
 CHECK_S = 1.0
 GC_ALLOCATIONS = 50_000  #: objects made and kept between two runs of the collector of cycles
 
 
-async def run(config: NodeConfig, log_records: Mapping[str, int]) -> int:
+async def run(config: NodeConfig, tls: Chain | None, log_records: Mapping[str, int]) -> int:
     """Serve until a signal; the exit code."""
-    node = Node(config)
+    node = Node(config, tls=tls)
     server = NodeServer(node, log_records)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -51,26 +56,33 @@ async def run(config: NodeConfig, log_records: Mapping[str, int]) -> int:
     return code
 
 
+def find_troubles(config: NodeConfig) -> list[str]:
+    """What of the files that the settings name would keep the node from its work; empty: nothing. Blocking."""
+    found = troubles(config.tls, config.url)
+    for volume in config.volumes:
+        if not os.path.isdir(volume.path):
+            found.append(f"volumes: {volume.name}: there is no directory {volume.path}")
+    try:
+        if not has_joined(config.state_dir, Disk()):
+            read_join_token(config)
+    except (ConfigError, CopypoolError) as exc:
+        found.append(str(exc))
+    return found
+
+
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="copypool-node", description="A storage node of Copypool.")
-    parser.add_argument("--config", required=True, help="TOML file; see node/README.md")
-    parser.add_argument("--check-config", action="store_true", help="check the file and exit")
-    arguments = parser.parse_args()
+    config = settings_of(PROGRAM, "A storage node of Copypool.", None, load, find_troubles)
     try:
-        config = load_config(Path(arguments.config).read_bytes(), os.environ)
-    except OSError as exc:
-        parser.exit(2, f"copypool-node: cannot read {arguments.config}: {exc}\n")
-    except CopypoolError as exc:
-        parser.exit(2, f"copypool-node: {exc.message}\n")
-    if arguments.check_config:
-        return
+        tls = load_chain(config.tls)
+    except ConfigError as error:
+        refuse(PROGRAM, [str(error)])
     os.umask(0o077)  # credentials, labels and extents are this user's alone
     records = logs.set_up(config.log_format, config.log_level, {"node": config.name})
     # Requests leave no cycles behind: looking for some at every 700 allocations costs a twentieth of the CPU.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
-    sys.exit(uvloop.run(run(config, records.counts)))
+    sys.exit(uvloop.run(run(config, tls, records.counts)))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,24 @@ class Identity(msgspec.Struct):
         return f"Node {self.node_id}:{self.credential.hex()}"
 
 
+def has_joined(state_dir: str, disk: Disk) -> bool:
+    """Whether the node of this state folder is known to its cluster. Blocking; changes nothing."""
+    try:
+        return _decoded(os.path.join(state_dir, "identity"), disk).joined
+    except Missing:
+        return False
+
+
+def _decoded(path: str, disk: Disk) -> Identity:
+    content = disk.load(path, _LIMIT_BYTES)
+    try:
+        return msgspec.json.decode(content, type=Identity)
+    except msgspec.MsgspecError as exc:
+        raise BrokenInvariant(
+            f"{path} is not an identity file ({exc}): restore it, or join as a new node with a new state_dir"
+        ) from exc
+
+
 class IdentityStore:
     """Reads and replaces the identity file. Blocking; called before the node serves."""
 
@@ -66,17 +84,11 @@ class IdentityStore:
         """The stored identity; a new one with this nonce, stored durably, when there is none."""
         self._make_folder()
         try:
-            content = self._disk.load(self._path, _LIMIT_BYTES)
+            return _decoded(self._path, self._disk)
         except Missing:
             identity = Identity(fresh_nonce)
             self.store(identity)
             return identity
-        try:
-            return msgspec.json.decode(content, type=Identity)
-        except msgspec.MsgspecError as exc:
-            raise BrokenInvariant(
-                f"{self._path} is not an identity file ({exc}): restore it, or join as a new node with a new state_dir"
-            ) from exc
 
     def _make_folder(self) -> None:
         parents = []

@@ -16,8 +16,10 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 from copypool.protocol.errors import CopypoolError, Overloaded, Unauthorized
+from copypool.serving.settings import ConfigError
+from copypool.tls import Chain
 from copypool_node.clock import ClusterClock
-from copypool_node.config import NodeConfig, VolumeConfig, client_context, read_secret
+from copypool_node.config import NodeConfig, VolumeConfig, read_join_token
 from copypool_node.disk import Disk
 from copypool_node.heartbeat import Heart
 from copypool_node.holdings import Holding, Holdings
@@ -47,13 +49,22 @@ DIGEST_THREADS = 2
 class Node:
     """One storage node process, without its listener (see `server`)."""
 
-    def __init__(self, config: NodeConfig, *, disk: Disk | None = None, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        tls: Chain | None = None,
+        disk: Disk | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`tls` is made of `config.tls`, with a server's context (`serving.encryption.load_chain`)."""
         self.config = config
+        self.tls = tls
         self.metrics = Metrics()
         self.holdings = Holdings()
         self.clock = ClusterClock()
         self._rng = rng or random.Random()
-        self.link = CoordinatorLink(config.coordinators, tls=client_context(config.tls), rng=self._rng)
+        self.link = CoordinatorLink(config.coordinators, tls=tls.client if tls is not None else None, rng=self._rng)
         self.session = Session(config, self.link, self.clock, os.urandom(16))
         self.sealer = Sealer(self.session, self.metrics, self._sealed)
         self.volumes: list[MountedVolume] = []
@@ -71,11 +82,14 @@ class Node:
         self._identity_turn = asyncio.Lock()
         self._opening: dict[str, asyncio.Task[bool]] = {}
         self._main: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------
     def start(self) -> None:
         """Begin: everything else happens in the background until `stop`."""
         self._main = asyncio.create_task(self._run())
+        if self.tls is not None and self.config.tls is not None:
+            self._following = asyncio.create_task(self.tls.follow(self.config.tls.reload_s))
 
     async def _run(self) -> None:
         try:
@@ -101,13 +115,13 @@ class Node:
                 identity = await self._join_once(identity)
             except Unauthorized:
                 raise
-            except CopypoolError as exc:
+            except (CopypoolError, ConfigError) as exc:
                 log.warning("cannot join yet: %s", exc)
                 await asyncio.sleep(RETRY_S)
         self.session.adopt(identity)
 
     async def _join_once(self, identity: Identity) -> Identity:
-        token = await asyncio.to_thread(read_secret, self.config.join_token_file, "join token")
+        token = await asyncio.to_thread(read_join_token, self.config)
         joined = await self.session.join(identity, token)
         await asyncio.to_thread(self._store.store, joined)
         log.info("joined as node %d", joined.node_id)
@@ -227,6 +241,9 @@ class Node:
         await self._close()
 
     async def _close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         for opening in self._opening.values():
             opening.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)

@@ -15,11 +15,10 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
 from copypool.protocol.routes import TRACE
+from copypool.serving.connections import BoundedServer, check_peer
 from copypool.telemetry import process, tracing
 from copypool.telemetry.metrics import TEXT_FORMAT, render
 from copypool_node import gauges
-from copypool_node.config import server_context
-from copypool_node.connections import BoundedServer
 from copypool_node.handlers_internal import InternalHandlers
 from copypool_node.handlers_read import ReadHandlers
 from copypool_node.handlers_twin import TwinHandlers
@@ -57,6 +56,7 @@ class NodeServer:
         self._twins = TwinHandlers(node, door)
         self._lag = process.LoopLag()
         self._log_records = log_records or {}
+        self._peers_certified = node.config.tls is not None and node.config.tls.require_client_cert
         self._runner: web.ServerRunner | None = None
         self._listening: BoundedServer | None = None
         self.port = 0
@@ -81,7 +81,7 @@ class NodeServer:
             self._runner,
             config.listen_host,
             config.listen_port,
-            ssl_context=server_context(config.tls),
+            ssl_context=self._node.tls.server if self._node.tls is not None else None,
             backlog=BACKLOG,
         )
         await site.start()
@@ -143,15 +143,25 @@ class NodeServer:
                 return await self._write.complete(request, rest, query)
             if kind == "record" and method == "GET":
                 return await self._read.get_record(request, rest, query)
-        elif path.startswith("/i/raw/") and method == "GET":
-            return await self._internal.get_raw(request, path[7:], query)
-        elif path.startswith("/i/append/") and method == "POST":
-            return await self._twins.append(request, path[10:], query)
-        elif path.startswith("/i/") and method == "POST":
-            return await self._internal.command(request, path[3:])
+        elif path.startswith("/i/"):
+            return await self._dispatch_internal(request, method, path[3:], query)
         elif method == "GET":
             return await self._about(path)
         raise NotFound(f"no such resource: {method} {path[:80]}")
+
+    async def _dispatch_internal(
+        self, request: web.BaseRequest, method: str, path: str, query: str
+    ) -> web.StreamResponse:
+        """What only coordinators and other nodes ask for."""
+        if self._peers_certified:
+            check_peer(request)
+        if method == "GET" and path.startswith("raw/"):
+            return await self._internal.get_raw(request, path[4:], query)
+        if method == "POST" and path.startswith("append/"):
+            return await self._twins.append(request, path[7:], query)
+        if method == "POST":
+            return await self._internal.command(request, path)
+        raise NotFound(f"no such resource: {method} /i/{path[:80]}")
 
     async def _page(self) -> str:
         connections = 0 if self._listening is None else self._listening.open_connections

@@ -150,7 +150,7 @@ def test_nodes_take_their_configuration(variant: Rendered) -> None:
             "COPYPOOL_NODE_HOST": "machine-1",
             "COPYPOOL_NODE_ADVERTISE_URL": f"http://{pod}.demo:7400",
         }
-        config = node_config.load_config(text.encode(), environment)
+        config = node_config.parse(tomllib.loads(text), environment)
         assert config.name == pod
         assert config.host_domain == "machine-1"
         volumes += [volume.name for volume in config.volumes]

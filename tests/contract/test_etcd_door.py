@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from copypool.protocol.errors import BrokenInvariant, CatalogDown, Fenced, NoSpace, OutcomeUnknown
+from copypool.tls import TlsFiles
 from copypool_coordinator.etcd import (
     Etcd,
     EtcdSettings,
-    TlsFiles,
     create_equals,
     delete,
     get,

@@ -42,7 +42,7 @@ from copypool.protocol.internal import EXTENT_HEADER_BYTES, EntryResult, ExtentC
 from copypool.protocol.twins import TwinTarget
 
 MASTER = b"m" * 32
-JOIN_TOKEN = "let-me-in"
+JOIN_TOKEN = "let-me-in-let-me-in-let-me-in"
 LIFE_MS = 60_000
 
 

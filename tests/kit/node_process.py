@@ -156,6 +156,7 @@ async def running_node(
     home = folder / name
     (home / "volume").mkdir(parents=True, exist_ok=True)
     token.write_text(JOIN_TOKEN)
+    token.chmod(0o600)
     config = NodeConfig(
         name=name,
         coordinators=[coordinator.url],

@@ -11,8 +11,9 @@ import pytest
 from copypool.dev import settings
 from copypool.dev.layout import Layout, Sizes, Tuning, plan
 from copypool.protocol.errors import Invalid, NotFound
-from copypool_coordinator.config import parse
-from copypool_node.config import load_config
+from copypool.toml_text import Value, to_toml
+from copypool_coordinator import config as coordinator_config
+from copypool_node import config as node_config
 
 ROOT = Path("/somewhere/cluster")
 
@@ -44,7 +45,7 @@ def test_an_unknown_process_is_refused_with_the_names_there_are() -> None:
 def test_the_node_accepts_its_configuration() -> None:
     layout, cluster = Layout(ROOT), plan(Sizes(), range(1000, 1100), Tuning())
     node = cluster.process("node3")
-    config = load_config(settings.config_of(layout, cluster, node).encode(), {})
+    config = node_config.parse(tomllib.loads(settings.config_of(layout, cluster, node)), {})
     assert config.url == node.url
     assert config.coordinators == [coordinator.url for coordinator in cluster.of("coordinator")]
     assert (config.zone, config.host_domain) == ("zone3", "node3")
@@ -54,7 +55,7 @@ def test_the_node_accepts_its_configuration() -> None:
 def test_the_coordinator_accepts_its_configuration() -> None:
     layout, cluster = Layout(ROOT), plan(Sizes(etcd=3), range(1000, 1100), Tuning(grace_s=5, session_ttl_s=6))
     coordinator = cluster.process("coordinator2")
-    config = parse(tomllib.loads(settings.config_of(layout, cluster, coordinator)), {})
+    config = coordinator_config.parse(tomllib.loads(settings.config_of(layout, cluster, coordinator)), {})
     assert config.listen_port == coordinator.port
     assert config.etcd.endpoints == [f"127.0.0.1:{member.port}" for member in cluster.of("etcd")]
     assert (config.grace_s, config.session_ttl_s) == (5, 6)
@@ -69,10 +70,10 @@ def test_etcd_members_know_each_other() -> None:
 
 
 def test_toml_keeps_quotes_backslashes_and_line_breaks() -> None:
-    awkward: dict[str, settings.Value] = {
+    awkward: dict[str, Value] = {
         "a": 'say "hi"\\\n\ttab',
         "b": ["x", 'y"'],
         "c": {"d": True, "e": 1.5},
         "f": 7,
     }
-    assert tomllib.loads(settings.to_toml(awkward)) == awkward
+    assert tomllib.loads(to_toml(awkward)) == awkward

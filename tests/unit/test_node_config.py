@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from copypool.protocol.errors import Invalid
 from copypool.protocol.versions import time_ms_of
+from copypool.serving.settings import ConfigError
 from copypool_node.clock import ClusterClock
-from copypool_node.config import NodeConfig, load_config
+from copypool_node.config import NodeConfig, parse
 from copypool_node.pacing import Pace
 
 GOOD = """
@@ -23,7 +24,7 @@ volumes = [{ path = "/x/v", name = "n1-a", pool = "primary", pool_type = "primar
 
 
 def load(more: str = "", **environment: str) -> NodeConfig:
-    return load_config((GOOD + more).encode(), {f"COPYPOOL_NODE_{key}": value for key, value in environment.items()})
+    return parse(tomllib.loads(GOOD + more), {f"COPYPOOL_NODE_{key}": value for key, value in environment.items()})
 
 
 def test_defaults_and_what_is_made_of_them() -> None:
@@ -48,25 +49,29 @@ def test_the_environment_overrides_the_file() -> None:
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(more: str, says: str) -> None:
-    with pytest.raises(Invalid, match=says):
+    with pytest.raises(ConfigError, match=says):
         load(more)
 
 
 def test_a_public_listener_needs_tls_or_a_clear_word() -> None:
-    assert load('listen_host = "0.0.0.0"\ninsecure_plaintext = true').listen_host == "0.0.0.0"
+    assert load('listen_host = "192.0.2.1"\ninsecure_plaintext = true').listen_host == "192.0.2.1"
     tls = '[tls]\ncert_file = "c"\nkey_file = "k"\nca_file = "a"'
-    assert load(f'listen_host = "0.0.0.0"\n{tls}').url == "https://0.0.0.0:7400"
+    public = 'listen_host = "0.0.0.0"\nadvertise_url = "https://n1.example:7400/"'
+    assert load(f"{public}\n{tls}").url == "https://n1.example:7400"
 
 
 def test_two_volumes_of_one_name_are_refused() -> None:
     both = GOOD.replace("}]", '}, { path = "/x/w", name = "n1-a", pool = "copy", pool_type = "copy" }]')
-    with pytest.raises(Invalid, match="same name"):
-        load_config(both.encode(), {})
+    with pytest.raises(ConfigError, match="same name"):
+        parse(tomllib.loads(both), {})
 
 
 def test_check_config_tells_by_exit_code_and_sentence(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text(GOOD)
+    good.write_text(GOOD.replace("/x/", f"{tmp_path}/") + f'join_token_file = "{tmp_path / "token"}"\n')
+    (tmp_path / "v").mkdir()
+    (tmp_path / "token").touch(0o600)
+    (tmp_path / "token").write_text("t" * 24)
     bad.write_text(GOOD + "colour = 1")
     for file, code, says in ((good, 0, ""), (bad, 2, "colour"), (tmp_path / "none.toml", 2, "cannot read")):
         done = subprocess.run(

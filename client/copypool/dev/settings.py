@@ -7,32 +7,12 @@ Pure: structures and text in, text out. What each setting means is said where it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
 from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process
-
-Value: TypeAlias = "str | bool | int | float | Sequence[Value] | Mapping[str, Value]"
+from copypool.toml_text import Value, to_toml
 
 HEARTBEATS_PER_SESSION = 5  #: how many heartbeats in a row may get lost, plus one
 ETCD_QUOTA_BYTES = 2 * 1024**3  #: small: a trial cluster shares its machine
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, str):
-        return json.dumps(value)  # a JSON string is a TOML basic string
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_literal(item)}" for key, item in value.items()) + " }"
-    return "[" + ", ".join(_literal(item) for item in value) + "]"
-
-
-def to_toml(settings: Mapping[str, Value]) -> str:
-    """TOML of plain data whose keys are bare; tables are written inline."""
-    return "".join(f"{key} = {_literal(value)}\n" for key, value in settings.items())
 
 
 def arguments_of(layout: Layout, process: Process, python: str, etcd: str) -> list[str]:

@@ -15,7 +15,7 @@ and has no idea what they mean.
     mirror.py    list, then watch, for ever
 """
 
-from copypool_coordinator.etcd.channels import EtcdSettings, TlsFiles
+from copypool_coordinator.etcd.channels import EtcdSettings
 from copypool_coordinator.etcd.door import Etcd
 from copypool_coordinator.etcd.replies import (
     Changed,
@@ -49,7 +49,6 @@ __all__ = [
     "MirrorEvent",
     "Op",
     "RangeResult",
-    "TlsFiles",
     "TxnResult",
     "VersionVerdict",
     "check_version",

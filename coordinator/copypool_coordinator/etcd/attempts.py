@@ -122,7 +122,8 @@ class Attempts:
 
     async def _renew(self, endpoint: Endpoint, stale: str, timeout_s: float) -> None:
         try:
-            await self.token.renew(endpoint, stale=stale, timeout_s=timeout_s)
+            with endpoint.in_use():
+                await self.token.renew(endpoint, stale=stale, timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             if judge(error.code().name, error.details() or "") is Failure.FORBIDDEN:
                 raise CatalogDown(f"etcd refuses the user or password: {error.details()}") from error
@@ -131,7 +132,8 @@ class Attempts:
     async def _send(self, what: str, endpoint: Endpoint, send: Send, left_s: float, repeat: Repeat) -> Message:
         """One attempt; `_Again` when the next member may be tried."""
         try:
-            reply = await send(endpoint, left_s, self.metadata())
+            with endpoint.in_use():
+                reply = await send(endpoint, left_s, self.metadata())
         except asyncio.CancelledError:
             # Closing a channel cancels its calls; that must not look like a cancelled caller.
             task = asyncio.current_task()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 
+from copypool.tls import LOOK_S, TlsError, TlsFiles, client_context
 from copypool_coordinator.etcd import wire
 
 #: A member that does not take a connection within this time is passed over.
@@ -42,19 +43,6 @@ _OPTIONS: list[tuple[str, int]] = [
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files; certificate and key only where etcd asks its clients for one."""
-
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("a TLS client certificate and its key go together")
-
-
-@dataclass(frozen=True, slots=True)
 class EtcdSettings:
     """Where etcd is and how to speak to it."""
 
@@ -65,6 +53,8 @@ class EtcdSettings:
     password: str = ""
     #: deadline of a call, all attempts included
     timeout_s: float = 5.0
+    #: renewed TLS files are in use after this time
+    reload_s: float = LOOK_S
 
     def __post_init__(self) -> None:
         if not self.endpoints:
@@ -73,27 +63,27 @@ class EtcdSettings:
             host, _, port = endpoint.rpartition(":")
             if not host or not port.isdigit() or "/" in host:
                 raise ValueError(f"an etcd endpoint is host:port without a scheme, not {endpoint!r}")
-        if self.timeout_s <= 0:
-            raise ValueError("timeout_s must be above 0")
+        if self.timeout_s <= 0 or self.reload_s <= 0:
+            raise ValueError("timeout_s and reload_s must be above 0")
 
     def __repr__(self) -> str:
         return f"EtcdSettings(endpoints={self.endpoints}, tls={self.tls is not None}, user={self.user!r})"
 
 
-class Endpoint:
-    """One member: its channel and services."""
+class _Line:
+    """One channel to a member, with the credentials it was made with, and how many calls are on it."""
 
     def __init__(self, name: str, credentials: grpc.ChannelCredentials | None) -> None:
-        self.name = name
         target = f"dns:///{name}"
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        self.credentials = credentials
         self.stubs = wire.Stubs(self._channel)
+        self.calls = 0
 
     async def connected(self, timeout_s: float) -> bool:
-        """Whether a connection is up, waiting for one being made; False at once after a refusal."""
         state = self._channel.get_state(try_to_connect=True)
         if state is grpc.ChannelConnectivity.READY:
             return True
@@ -107,13 +97,69 @@ class Endpoint:
         return bool(state is grpc.ChannelConnectivity.READY)
 
     async def first_connection(self) -> None:
-        """Return once a connection is up, however long that takes."""
         while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             await self._channel.wait_for_state_change(state)
 
     async def close(self) -> None:
-        """Cancel what is under way and drop the connection."""
         await self._channel.close()
+
+
+class Endpoint:
+    """One member: its channel and services.
+
+    With renewed credentials it gets a new channel; calls on the one before end there, a watch perhaps months later.
+    """
+
+    def __init__(self, name: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.name = name
+        self._line = _Line(name, credentials)
+        self._before: list[_Line] = []
+
+    @property
+    def stubs(self) -> wire.Stubs:
+        """The services; for the length of an `in_use` block."""
+        return self._line.stubs
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The channel of now is not closed before the block ends, except with the whole client."""
+        line = self._line
+        line.calls += 1
+        try:
+            yield
+        finally:
+            line.calls -= 1
+
+    async def connected(self, timeout_s: float) -> bool:
+        """Whether a connection is up, waiting for one being made; False at once after a refusal."""
+        with self.in_use():
+            return await self._line.connected(timeout_s)
+
+    async def first_connection(self) -> None:
+        """Return once a connection is up, however long that takes."""
+        with self.in_use():
+            await self._line.first_connection()
+
+    async def renew(self, credentials: grpc.ChannelCredentials) -> bool:
+        """Make new calls with these credentials; False when the member takes only those of before.
+
+        Nothing waits for it: calls go the old way until the new one is connected. Safe to repeat, not to overlap.
+        """
+        if self._line.credentials is not credentials:
+            line = _Line(self.name, credentials)
+            if not await line.connected(CONNECT_TIMEOUT_S) and await self._line.connected(0.0):
+                await line.close()
+                return False
+            self._before.append(self._line)
+            self._line = line
+        for line in [line for line in self._before if not line.calls]:
+            self._before.remove(line)
+            await line.close()
+        return True
+
+    async def close(self) -> None:
+        """Cancel what is under way and drop the connection."""
+        await asyncio.gather(*(line.close() for line in [self._line, *self._before]))
 
 
 class Token:
@@ -164,18 +210,31 @@ class Members:
         if self._endpoints[self._preferred] is endpoint:
             self._preferred = (self._preferred + 1) % len(self._endpoints)
 
+    async def renew(self, credentials: grpc.ChannelCredentials) -> list[str]:
+        """Use these credentials for new calls; the members that do not take them, where the old ones go on."""
+        taken = await asyncio.gather(*(endpoint.renew(credentials) for endpoint in self._endpoints))
+        return [endpoint.name for endpoint, good in zip(self._endpoints, taken, strict=True) if not good]
+
     async def close(self) -> None:
         """Close every channel."""
         await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
 
 
-def _credentials(tls: TlsFiles) -> Any:
-    """Blocking: reads the PEM files."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=tls.ca.read_bytes(),
-        private_key=tls.key.read_bytes() if tls.key is not None else None,
-        certificate_chain=tls.certificate.read_bytes() if tls.certificate is not None else None,
-    )
+def credentials_of(files: TlsFiles) -> grpc.ChannelCredentials:
+    """Blocking: reads the PEM files. `TlsError` when they cannot be used; grpc itself would only fail to connect."""
+    client_context(files)
+    try:
+        return grpc.ssl_channel_credentials(
+            root_certificates=_content(files.authority),
+            private_key=_content(files.key),
+            certificate_chain=_content(files.certificate),
+        )
+    except OSError as exc:
+        raise TlsError(f"cannot read {exc.filename}: {exc.strerror}") from exc
+
+
+def _content(path: str) -> bytes | None:
+    return Path(path).read_bytes() if path else None
 
 
 @functools.cache
@@ -187,8 +246,7 @@ def _keep_grpc() -> None:
     grpc.aio.init_grpc_aio()
 
 
-async def open_members(settings: EtcdSettings) -> Members:
+def open_members(settings: EtcdSettings, credentials: grpc.ChannelCredentials | None) -> Members:
     """Channels to every endpoint; nothing is sent yet."""
     _keep_grpc()
-    credentials = await asyncio.to_thread(_credentials, settings.tls) if settings.tls is not None else None
     return Members([Endpoint(name, credentials) for name in settings.endpoints])

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 import grpc
 import grpc.aio
 
 from copypool.protocol.errors import CatalogDown, Fenced, NoSpace, OutcomeUnknown
+from copypool.tls import Rotated
 from copypool_coordinator.etcd import wire
 from copypool_coordinator.etcd.attempts import Attempts, Metadata, Repeat, Send
-from copypool_coordinator.etcd.channels import CONNECT_TIMEOUT_S, Endpoint, EtcdSettings, Token, open_members
+from copypool_coordinator.etcd.channels import (
+    CONNECT_TIMEOUT_S,
+    Endpoint,
+    EtcdSettings,
+    Token,
+    credentials_of,
+    open_members,
+)
 from copypool_coordinator.etcd.mirror import Mirror
 from copypool_coordinator.etcd.replies import EndpointStatus, KeyValue, MirrorEvent, RangeResult, TxnResult
 from copypool_coordinator.etcd.requests import TXN_MAX_OPS, Compare, Get, Op, Put, bounded
 from copypool_coordinator.etcd.verdicts import RevisionGone
+
+log = logging.getLogger(__name__)
 
 #: Refuse leases that would end before a slow renewal arrives.
 LEASE_MIN_S = 2
@@ -34,6 +46,9 @@ class Etcd:
         self._members = attempts.members
         #: a NOSPACE answer was seen, and no look at the alarms since has shown that they are off
         self._maybe_full = False
+        #: the TLS files, how often they were taken over, and when the certificate expires
+        self.tls: Rotated[grpc.ChannelCredentials] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, settings: EtcdSettings) -> Etcd:
@@ -41,11 +56,16 @@ class Etcd:
 
         Raises:
             CatalogDown: no member could be reached within the timeout, or the user is refused.
-            OSError: a TLS file cannot be read.
+            TlsError: the TLS files cannot be used.
         """
-        members = await open_members(settings)
+        files = settings.tls
+        tls = await asyncio.to_thread(Rotated, files, credentials_of) if files is not None else None
+        members = open_members(settings, tls.value if tls is not None else None)
         attempts = Attempts(members, Token(settings.user, settings.password), settings.timeout_s)
         etcd = cls(settings, attempts)
+        if tls is not None:
+            etcd.tls = tls
+            etcd._following = asyncio.create_task(etcd._follow_files(tls))
         try:
             await etcd._await_connection(settings.timeout_s)
             await attempts.run("login", _STATUS, Repeat.SAFE)
@@ -62,6 +82,9 @@ class Etcd:
     async def close(self) -> None:
         """End every connection; calls under way fail. Safe to repeat."""
         self._attempts.closed = True
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self._members.close()
 
     async def txn(
@@ -231,7 +254,9 @@ class Etcd:
         if not await endpoint.connected(min(CONNECT_TIMEOUT_S, timeout_s)):
             return EndpointStatus(endpoint.name, error="takes no connection")
         try:
-            return wire.endpoint_status(endpoint.name, await _STATUS(endpoint, timeout_s, self._attempts.metadata()))
+            with endpoint.in_use():
+                reply = await _STATUS(endpoint, timeout_s, self._attempts.metadata())
+            return wire.endpoint_status(endpoint.name, reply)
         except grpc.aio.AioRpcError as error:
             return EndpointStatus(endpoint.name, error=error.details() or error.code().name)
 
@@ -249,6 +274,16 @@ class Etcd:
         trying, and `on_trouble` is told each time that it has to.
         """
         return Mirror(self, self._attempts, prefix_ranges, page, silence_s, on_trouble).events()
+
+    async def _follow_files(self, tls: Rotated[grpc.ChannelCredentials]) -> None:
+        """Make new connections with renewed TLS files; those that are open stay."""
+        refused: list[str] = []
+        while True:
+            await asyncio.sleep(self._settings.reload_s)
+            await asyncio.to_thread(tls.look, time.time())
+            before, refused = refused, await self._members.renew(tls.value)
+            if refused and refused != before:
+                log.error("etcd %s takes only the TLS files of before; those stay in use", ", ".join(refused))
 
     async def _await_connection(self, timeout_s: float) -> None:
         """Wait until one member takes a connection."""

@@ -186,38 +186,39 @@ class Mirror:
             position.forget_fragments()
         if not await endpoint.connected(CONNECT_TIMEOUT_S):
             raise StreamCut("takes no connection")
-        call = endpoint.stubs.watch.Watch(metadata=self._attempts.metadata())
-        loop = asyncio.get_running_loop()
-        try:
-            await self._ask(call)
-            watching: dict[int, Position] = {}
-            heard = loop.time()
-            while True:
-                async with asyncio.timeout_at(heard + self._patience_s):
-                    reply = await call.read()
-                if reply is grpc.aio.EOF:
-                    raise StreamCut("ended by the server")
-                if not self._has_events(reply, watching):
-                    continue
-                change = watching[reply.watch_id].take(wire.watch_events(reply), unfinished=reply.fragment)
-                if change is not None:
-                    yield change
+        with endpoint.in_use():
+            call = endpoint.stubs.watch.Watch(metadata=self._attempts.metadata())
+            loop = asyncio.get_running_loop()
+            try:
+                await self._ask(call)
+                watching: dict[int, Position] = {}
                 heard = loop.time()
-        except TimeoutError as error:
-            self._patience_s = min(self._patience_s * 2, SILENCE_MAX_S)
-            raise ListAgain("silent") from error
-        except asyncio.CancelledError as error:
-            # Closing the channel cancels its streams; that must not look like a cancelled consumer.
-            task = asyncio.current_task()
-            if not self._attempts.closed or (task is not None and task.cancelling()):
-                raise
-            raise StreamCut("the client is closed") from error
-        except grpc.aio.AioRpcError as error:
-            raise StreamCut(error.details() or error.code().name) from error
-        except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
-            raise StreamCut(str(error)) from error
-        finally:
-            call.cancel()
+                while True:
+                    async with asyncio.timeout_at(heard + self._patience_s):
+                        reply = await call.read()
+                    if reply is grpc.aio.EOF:
+                        raise StreamCut("ended by the server")
+                    if not self._has_events(reply, watching):
+                        continue
+                    change = watching[reply.watch_id].take(wire.watch_events(reply), unfinished=reply.fragment)
+                    if change is not None:
+                        yield change
+                    heard = loop.time()
+            except TimeoutError as error:
+                self._patience_s = min(self._patience_s * 2, SILENCE_MAX_S)
+                raise ListAgain("silent") from error
+            except asyncio.CancelledError as error:
+                # Closing the channel cancels its streams; that must not look like a cancelled consumer.
+                task = asyncio.current_task()
+                if not self._attempts.closed or (task is not None and task.cancelling()):
+                    raise
+                raise StreamCut("the client is closed") from error
+            except grpc.aio.AioRpcError as error:
+                raise StreamCut(error.details() or error.code().name) from error
+            except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+                raise StreamCut(str(error)) from error
+            finally:
+                call.cancel()
 
     async def _ask(self, call: wire.Message) -> None:
         """Ask for every range from its position on."""

@@ -1,8 +1,8 @@
 """The HTTP server with a bound on its connections: who comes when all are taken is cut off at once.
 
-Without it the bound is the process's limit of open files, which the ways to etcd and nodes need as well. A connection
-that sends no whole request is closed by aiohttp's keep-alive timer. A request
-that cannot be parsed is answered like every other one: with a code, as JSON.
+Without it the bound is the process's limit of open files, which volumes and the ways to others need as well. A
+connection that sends no whole request is closed by aiohttp's keep-alive timer. A request that cannot be parsed is
+answered like every other one: with a code, as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from copypool.protocol.errors import Invalid, TooLarge, to_body
+from copypool.protocol.errors import Forbidden, Invalid, TooLarge, to_body
 from copypool.protocol.routes import HEADERS_MAX_BYTES
 
 
@@ -44,8 +44,8 @@ class _Connection(web.RequestHandler):
 class BoundedServer(web.Server):
     """`aiohttp.web.Server` that holds at most `connections_max` connections."""
 
-    def __init__(self, *args: Any, connections_max: int, handler_cancellation: bool, **settings: Any) -> None:
-        super().__init__(*args, handler_cancellation=handler_cancellation, **settings)
+    def __init__(self, *args: Any, connections_max: int, **settings: Any) -> None:
+        super().__init__(*args, handler_cancellation=False, **settings)
         self._connections_max = connections_max
         self.open_connections = 0
         self._connection_settings = settings
@@ -65,3 +65,12 @@ class BoundedServer(web.Server):
         """aiohttp: the connection is gone."""
         super().connection_lost(handler, exc)
         self.open_connections -= 1
+
+
+def check_peer(request: web.BaseRequest) -> None:
+    """`Forbidden` unless the caller showed a certificate, which the listener has checked then.
+
+    For routes between servers: a second lock beside the credential in the request.
+    """
+    if request.transport is None or not request.transport.get_extra_info("peercert"):
+        raise Forbidden("this is for servers of the cluster: the caller showed no certificate")

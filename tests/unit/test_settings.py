@@ -1,0 +1,158 @@
+"""Settings of both servers: who overrides whom, what is refused, and what a refusal says. One way for both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from copypool.serving.settings import ConfigError, names_of
+from copypool_coordinator import config as coordinator_config
+from copypool_node import config as node_config
+
+NODE: dict[str, Any] = {
+    "name": "n1",
+    "coordinators": ["http://127.0.0.1:7600"],
+    "state_dir": "/x/state",
+    "volumes": [{"path": "/x/v", "name": "n1-a", "pool": "primary", "pool_type": "primary"}],
+}
+COORDINATOR: dict[str, Any] = {
+    "name": "c1",
+    "etcd": {"endpoints": ["127.0.0.1:2379"]},
+    "master_secret_file": "m",
+    "admin_token_file": "a",
+    "join_token_file": "j",
+}
+
+
+class Server(Protocol):
+    ENV_PREFIX: str
+
+    def parse(self, raw: Mapping[str, Any], environment: Mapping[str, str], flags: Sequence[str] = ()) -> Any: ...
+
+
+both = pytest.mark.parametrize(
+    ("server", "minimal"), [(node_config, NODE), (coordinator_config, COORDINATOR)], ids=["node", "coordinator"]
+)
+
+
+def overridden(server: Server, minimal: dict[str, Any], flags: Sequence[str] = (), **variables: str) -> Any:
+    return server.parse(minimal, {server.ENV_PREFIX + name: text for name, text in variables.items()}, flags)
+
+
+@both
+def test_flags_go_before_the_environment_and_that_before_the_file(server: Server, minimal: dict[str, Any]) -> None:
+    minimal = minimal | {"limits": {"connections": 10}, "zone": "in-file", "listen_port": 1}
+    config = overridden(
+        server,
+        minimal,
+        ["limits.connections=30", "advertise_url=http://x:1"],
+        LIMITS__CONNECTIONS="20",
+        LISTEN_PORT="2",
+    )
+    assert (config.limits.connections, config.listen_port, config.zone) == (30, 2, "in-file")
+    assert config.advertise_url == "http://x:1"
+
+
+@both
+def test_text_is_taken_as_it_is_and_the_rest_as_toml(server: Server, minimal: dict[str, Any]) -> None:
+    config = overridden(server, minimal, NAME="7", ZONE="true", INSECURE_PLAINTEXT="true", LOG_LEVEL="debug")
+    assert (config.name, config.zone, config.insecure_plaintext, config.log_level) == ("7", "true", True, "debug")
+    with pytest.raises(ConfigError, match="LISTEN_PORT is not a TOML value"):
+        overridden(server, minimal, LISTEN_PORT="many")
+    with pytest.raises(ConfigError, match="more than one"):
+        overridden(server, minimal, LISTEN_PORT="1\nname = 2")
+
+
+@both
+def test_a_section_that_the_file_lacks_can_be_given(server: Server, minimal: dict[str, Any]) -> None:
+    config = overridden(server, minimal, ["tls.ca_file=a"], TLS__CERT_FILE="c", TLS__KEY_FILE="k")
+    assert (config.tls.cert_file, config.tls.key_file, config.tls.ca_file) == ("c", "k", "a")
+
+
+def test_lists_of_texts_are_toml_or_have_commas() -> None:
+    for text in ("http://a:1, http://b:2", '["http://a:1", "http://b:2"]'):
+        assert overridden(node_config, NODE, COORDINATORS=text).coordinators == ["http://a:1", "http://b:2"]
+    volumes = '[{path = "/y", name = "n1-b", pool = "p", pool_type = "copy", reserve_bytes = 5}]'
+    assert overridden(node_config, NODE, VOLUMES=volumes).volumes[0].reserve_bytes == 5
+    assert overridden(coordinator_config, COORDINATOR, ETCD__ENDPOINTS="a:1,b:2").etcd.endpoints == ["a:1", "b:2"]
+
+
+@both
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"colour": 1}, "colour: there is no such setting$"),
+        ({"listen_prot": 1}, "listen_prot: there is no such setting; is listen_port meant"),
+        ({"limits": {"conections": 1}}, "limits.conections: .* is limits.connections meant"),
+        ({"connections": 1}, "is limits.connections meant"),
+        ({"limits": {"connections": 0}}, "limits.connections: Expected `int` >= 1"),
+        ({"listen_port": 70000}, "listen_port: Expected `int` <= 65535"),
+        ({"tls": {"cert_file": "c"}}, "tls: .*key_file"),
+        ({"tls": {"cert_file": "c", "key_file": ""}}, "go together"),
+        ({"tls": {"cert_file": "c", "key_file": "k", "require_client_cert": True}}, "tls.ca_file"),
+        ({"tls": {"cert_file": "c", "key_file": "k", "reload_s": 0}}, "tls.reload_s"),
+    ],
+)
+def test_a_wrong_setting_of_the_file_is_named(
+    server: Server, minimal: dict[str, Any], more: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        server.parse({**minimal, **more}, {})
+
+
+def test_an_unknown_key_of_a_volume_is_named_with_its_place() -> None:
+    volume = NODE["volumes"][0]
+    with pytest.raises(ConfigError, match=r"volumes\[1\]\.pol: .* is volumes\[1\]\.pool meant"):
+        node_config.parse({**NODE, "volumes": [volume, {**volume, "pol": "p"}]}, {})
+
+
+@both
+def test_an_unknown_variable_or_flag_is_refused_with_its_like(server: Server, minimal: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{server.ENV_PREFIX}LISTEN_PROT names no .* {server.ENV_PREFIX}LISTEN_PORT"):
+        overridden(server, minimal, LISTEN_PROT="1")
+    with pytest.raises(ConfigError, match="LIMITS names no setting"):
+        overridden(server, minimal, LIMITS="1")
+    with pytest.raises(ConfigError, match=r"--set limits.conections names no .* limits.connections"):
+        overridden(server, minimal, ["limits.conections=1"])
+    with pytest.raises(ConfigError, match="NAME=VALUE"):
+        overridden(server, minimal, ["listen_port"])
+
+
+@both
+def test_what_kubernetes_adds_for_a_service_of_that_name_is_no_setting(server: Server, minimal: dict[str, Any]) -> None:
+    links = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "1", "SERVICE_PORT_HTTP": "1", "PORT": "tcp://10.0.0.1:1"}
+    links |= {"PORT_7600_TCP": "tcp://10.0.0.1:1", "PORT_7600_TCP_ADDR": "10.0.0.1"}
+    assert overridden(server, minimal, **links).listen_port == server.parse(minimal, {}).listen_port
+
+
+def test_the_two_servers_call_alike_what_is_alike() -> None:
+    shared = set(names_of(node_config.NodeConfig)) & set(names_of(coordinator_config.Config))
+    assert {"name", "listen_host", "listen_port", "advertise_url", "zone", "insecure_plaintext", "log_level"} <= shared
+    assert {
+        f"tls.{field}" for field in ("cert_file", "key_file", "ca_file", "require_client_cert", "reload_s")
+    } <= shared
+
+
+@pytest.mark.parametrize("minimal", [NODE, COORDINATOR], ids=["node", "coordinator"])
+def test_what_is_in_force_can_be_shown_and_read_again(minimal: dict[str, Any], tmp_path: Path) -> None:
+    from copypool.toml_text import to_toml
+
+    module, server = ("copypool_node", node_config) if minimal is NODE else ("copypool_coordinator", coordinator_config)
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(minimal))
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--config", str(file), "--print-config", "--set", "listen_port=81"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={server.ENV_PREFIX + "LIMITS__CONNECTIONS": "5"},
+    )
+    shown = server.parse(tomllib.loads(done.stdout), {})
+    assert shown == server.parse({**minimal, "listen_port": 81, "limits": {"connections": 5}}, {})
