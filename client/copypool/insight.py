@@ -77,12 +77,13 @@ class Insight:
         return await self._coordinators.call("explain", request, ExplainReply)
 
     async def log(self, request: LogRequest, *, follow: bool = False) -> AsyncIterator[Event]:
-        """Events that match, oldest first; with `follow` it goes on waiting for new ones."""
+        """Events that match, the newest last; with `follow` it goes on waiting for new ones."""
         while True:
             reply = await self._coordinators.call("log", request, LogReply)
             for event in reply.events:
                 yield event
             request.after = reply.next_after or request.after
+            request.newest = False
             if not reply.more:
                 if not follow:
                     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from copypool.protocol.api import Event
 from copypool.protocol.errors import NotFound
 from copypool.protocol.insight import ChainReply, LogReply, LogRequest
@@ -13,6 +15,8 @@ PAGE = 1_000
 _LOOKED_MAX = 10_000
 #: Links backwards from an event, and events in a chain.
 _BACK_MAX = 100
+#: How far back the newest events are looked for, span after span; then in all there are.
+_BACK_S = (600, 3_600, 6 * 3_600, 24 * 3_600, 7 * 24 * 3_600)
 _CHAIN_MAX = 500
 
 
@@ -24,6 +28,8 @@ class LogReader:
 
     async def find(self, request: LogRequest) -> LogReply:
         """Matching events after the cursor. A reply may be empty although there is more: `more` says so."""
+        if request.newest:
+            return await self._newest(request)
         cursor = max(request.after, first_id(request.since_unix_s))
         found: list[Event] = []
         looked = 0
@@ -39,6 +45,33 @@ class LogReader:
             if len(page) < PAGE:
                 return LogReply(found, cursor, False)
         return LogReply(found, cursor, True)
+
+    async def _newest(self, request: LogRequest) -> LogReply:
+        """The last ones that match: ever longer times back from now, until there are enough or enough was looked at."""
+        found: deque[Event] = deque()
+        newest, until = "", ""
+        looked = 0
+        for back_s in (*_BACK_S, 0):
+            begin = first_id(self._catalog.now_ms() / 1000 - back_s) if back_s else ""
+            span: deque[Event] = deque(maxlen=request.limit - len(found))
+            cursor, done = begin, False
+            while not done:
+                page = await self._catalog.events(cursor, PAGE)
+                done = len(page) < PAGE
+                for event_id, row in page:
+                    cursor = event_id
+                    if until and event_id > until:
+                        done = True
+                        break
+                    looked += 1
+                    newest = max(newest, event_id)
+                    if matches(request, row):
+                        span.append(event_of(event_id, row))
+            found.extendleft(reversed(span))
+            until = begin
+            if len(found) >= request.limit or looked >= _LOOKED_MAX:
+                break
+        return LogReply(list(found), newest, False)
 
     async def chain(self, event_id: str) -> ChainReply:
         """The event's causes up to the first one, and all that the first one led to.

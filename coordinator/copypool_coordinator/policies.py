@@ -192,19 +192,23 @@ class Policies:
             primary = (await self._pool(update.primary_pool, "primary")).id
         if update.copy_pools is not None:
             copies = await self._copy_pools(update.copy_pools)
+        ack = update.ack or before.ack
+        kept = before.on_copy_failure if ack == "copy" else "continue"
         after = replace(
             before,
             id=0,
             primary_pool=primary,
             copy_pools=copies,
-            ack=update.ack or before.ack,
-            on_copy_failure=update.on_copy_failure or before.on_copy_failure,
+            ack=ack,
+            on_copy_failure=update.on_copy_failure or kept,
         )
         return await self._class(after)
 
     async def _class(self, wanted: ClassRow) -> ClassRow:
         if wanted.ack == "copy" and not wanted.copy_pools:
             raise Invalid("the ack rule `copy` needs a copy pool")
+        if wanted.ack != "copy" and wanted.on_copy_failure != "continue":
+            raise Invalid("`on_copy_failure` goes with the ack rule `copy`: no write waits for a copy without it")
         row, revision = await ensure_class(self._core.etcd, wanted)
         await self._core.caught_up(revision, FACT_TIMEOUT_S)
         return row

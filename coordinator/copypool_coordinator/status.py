@@ -22,7 +22,7 @@ from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts, is_empty
-from copypool_coordinator.rows import OpenRow
+from copypool_coordinator.rows import ExtentRow, OpenRow
 from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
         catalog_bytes=facts.catalog_bytes,
         catalog_down=facts.catalog_down,
         doubtful_files=sum(mark.doubtful_files for mark in marks),
+        empty=not any(_holds_something(extent, entry.row, facts) for extent, entry in view.extents.items()),
         pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
         namespaces=[
             each
@@ -104,6 +105,13 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
     reply.healthy = not reply.reasons
     return reply
+
+
+def _holds_something(extent: int, row: ExtentRow, facts: StatusFacts) -> bool:
+    if not row.open:
+        return not is_empty(row.length)
+    opened = facts.opened.get(extent)
+    return opened is None or not is_empty(opened.length)
 
 
 def _young_bytes(view: ClusterView, facts: StatusFacts) -> int:
@@ -401,7 +409,7 @@ def volumes(view: ClusterView, facts: StatusFacts) -> list[VolumeInfo]:
                 id=row.id,
                 pool=_pool_name(view, row.pool),
                 pool_type=pool.row.type if pool is not None else "primary",
-                node=node.name if node is not None else str(row.node),
+                node=node.name if node is not None else str(row.node or ""),
                 access=row.access,
                 reachable=view.volume_reachable(row.id),
                 free_bytes=load.report.free_bytes if load is not None else 0,

@@ -39,14 +39,16 @@ def check_window(cron: str, length_s: int) -> None:
         raise Invalid(
             "a window opens by a cron expression of five fields: minute hour day month weekday, e.g. '0 1 * * *'"
         )
-    if not 60 <= length_s <= WINDOW_MAX_S:
-        raise Invalid(f"a window is open for 60 s to {WINDOW_MAX_S} s")
     try:
         next(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)))
     except CronSimError as exc:
         raise Invalid(f"the cron expression {cron!r} is not valid: {exc}") from exc
     except StopIteration as exc:
         raise Invalid(f"the cron expression {cron!r} names no time") from exc
+    if not length_s:
+        raise Invalid("a window needs how long it stays open beside when it opens: `window_s`, or --window-for 4h")
+    if not 60 <= length_s <= WINDOW_MAX_S:
+        raise Invalid(f"a window is open for 60 s to {WINDOW_MAX_S} s, not {length_s} s")
 
 
 def window_state(cron: str, length_s: int, now_ms: int) -> WindowState:

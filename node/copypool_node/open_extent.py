@@ -112,7 +112,7 @@ class OpenExtent:
                 return
         group.without_twin()
         if self.twin_required:
-            raise Unavailable(f"{self._twin_story()}: nothing was stored; take another write lease")
+            raise Unavailable(f"{self._twin_story()}: nothing was changed; take another write lease")
 
     def _twin_failed(self, twin: TwinLink) -> None:
         self._metrics.twins_failed += 1

@@ -141,7 +141,7 @@ class MountedVolume:
         """Raise `CatalogDown` while etcd is away: nothing could be committed, so nothing is taken in."""
         away = self._session.link.catalog_away
         if away:
-            raise CatalogDown(f"nothing was stored, etcd is away: {away}")
+            raise CatalogDown(f"nothing was changed, etcd is away: {away}")
 
     async def admit(self, size_bytes: int, purpose: Purpose) -> None:
         """Raise `CatalogDown`, `Unavailable` or `NoSpace` unless this many bytes may be written now."""

@@ -72,8 +72,13 @@ def only(reply: StatusReply) -> str:
     return reply.reasons[0]
 
 
-async def test_an_empty_cluster_is_green() -> None:
-    assert (await Seen(ToyCluster()).status()).healthy
+async def test_an_empty_cluster_is_green_and_proves_nothing() -> None:
+    seen = Seen(ToyCluster())
+    reply = await seen.status()
+    assert (reply.healthy, reply.empty) == (True, True)
+    assert status_text(reply).startswith("OK: empty: nothing to prove")
+    proven(seen.cluster)
+    assert not (await seen.status()).empty
 
 
 async def test_a_catalog_without_a_node_is_not_green() -> None:

@@ -76,3 +76,12 @@ def test_the_state_is_what_counting_minutes_gives(
 def test_what_makes_no_window_is_refused(cron: str, length_s: int) -> None:
     with pytest.raises(Invalid):
         check_window(cron, length_s)
+
+
+@pytest.mark.parametrize(
+    ("cron", "length_s", "message"),
+    [("0 1 * * *", 0, "--window-for 4h"), ("99 1 * * *", 0, "is not valid"), ("0 1 * * *", 5, "not 5 s")],
+)
+def test_a_refused_window_says_what_is_wrong_with_it(cron: str, length_s: int, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        check_window(cron, length_s)

@@ -81,7 +81,7 @@ def volumes() -> None:
         lambda volume: [
             volume.name,
             volume.pool,
-            volume.node,
+            volume.node or "-",
             f"{volume.access}, {volume.intent}" if volume.intent else volume.access,
             "yes" if volume.reachable else "no",
             str(volume.extents),

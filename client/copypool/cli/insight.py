@@ -39,22 +39,23 @@ def prove(scope: str, pool: str, prefix: str) -> None:
     namespace, below = _scope(scope or prefix)
     if pool and namespace:
         raise Invalid("a proof is of a pool or of a namespace, not of both")
+    unit = "files" if namespace else "records"
 
     async def work(client: Client) -> bool:
         show = sys.stderr.isatty() and not settings().json
 
         def page(total: Coverage) -> None:
             if show:
-                click.echo(f"\r{total.files} files, {readable_bytes(total.bytes)} looked at", nl=False, err=True)
+                click.echo(f"\r{total.files} {unit}, {readable_bytes(total.bytes)} looked at", nl=False, err=True)
 
         found = await client.insight.prove(pool=pool, namespace=namespace, prefix=below, on_page=page)
         if show:
             click.echo("\r\033[K", nl=False, err=True)
         if settings().json:
-            show_json({"proven": found.proven, "coverage": found})
+            show_json({"proven": found.proven, "empty": found.files == 0, "measure": unit, "coverage": found})
         else:
             what = f"pool {pool}" if pool else (scope or prefix or namespace or "the whole cluster")
-            click.echo(coverage_text(found, what))
+            click.echo(coverage_text(found, what, unit))
         return found.sound
 
     if not run(work):
@@ -69,24 +70,26 @@ def _scope(text: str) -> tuple[str, str]:
     return namespace, below
 
 
-def coverage_text(found: Coverage, what: str) -> str:
-    """A proof for people; the first line answers."""
+def coverage_text(found: Coverage, what: str, unit: str = "files") -> str:
+    """A proof for people; the first line answers. `unit`: what was counted, `files` or, by extents, `records`."""
+    if not found.files:
+        return f"EMPTY: there is nothing in {printable(what)}: nothing to prove"
     if found.proven:
         first = f"PROVEN: all of {printable(what)} is where policy says, and was read back in time"
     elif found.sound:
-        young = f"{found.young_files} files ({readable_bytes(found.young_bytes)}) are young and not read back yet"
+        young = f"{found.young_files} {unit} ({readable_bytes(found.young_bytes)}) are young and not read back yet"
         first = f"AT POLICY: all of {printable(what)} is where policy says; {young}"
     else:
         unproven = found.files - found.proven_files - found.young_files
         size = readable_bytes(found.bytes - found.proven_bytes - found.young_bytes)
-        first = f"NOT PROVEN: {unproven} of {found.files} files ({size}) of {printable(what)}"
+        first = f"NOT PROVEN: {unproven} of {found.files} {unit} ({size}) of {printable(what)}"
     lines = [
         first,
         "",
-        f"all        {found.files} files, {readable_bytes(found.bytes)}",
-        f"at policy  {found.at_policy_files} files, {readable_bytes(found.at_policy_bytes)}",
-        f"proven     {found.proven_files} files, {readable_bytes(found.proven_bytes)}",
-        f"young      {found.young_files} files, {readable_bytes(found.young_bytes)}",
+        f"all        {found.files} {unit}, {readable_bytes(found.bytes)}",
+        f"at policy  {found.at_policy_files} {unit}, {readable_bytes(found.at_policy_bytes)}",
+        f"proven     {found.proven_files} {unit}, {readable_bytes(found.proven_bytes)}",
+        f"young      {found.young_files} {unit}, {readable_bytes(found.young_bytes)}",
         "",
     ]
     levels: list[tuple[str, list[CopyCount]]] = [
@@ -98,7 +101,7 @@ def coverage_text(found: Coverage, what: str) -> str:
     counts = [
         [str(each.count), name, str(each.files), readable_bytes(each.bytes)] for name, rows in levels for each in rows
     ]
-    lines.append(table(["on", "different", "files", "bytes"], counts))
+    lines.append(table(["on", "different", unit, "bytes"], counts))
     pools = [
         [
             each.pool,
@@ -112,7 +115,7 @@ def coverage_text(found: Coverage, what: str) -> str:
         ]
         for each in found.pools
     ]
-    head = ["pool", "type", "files", "bytes", "files missing", "missing", "never read back", "oldest read back"]
+    head = ["pool", "type", unit, "bytes", f"{unit} missing", "missing", "never read back", "oldest read back"]
     lines += ["", table(head, pools)]
     if found.problems:
         lines += ["", "not proven, for example:"]
@@ -160,7 +163,7 @@ def explain_text(found: ExplainReply) -> str:
         lines += [
             "",
             f"segment {number}: {each.length} bytes at {each.offset} of extent {each.extent} ({state})",
-            f"  wanted in {pools}, acknowledged by rule {each.ack!r}",
+            f"  wanted in {pools}; its class has ack rule {each.ack!r} (a write's receipt says which was met)",
         ]
         for copy in each.copies:
             where = f"{copy.volume} on {copy.node} (host {copy.host or '-'}, zone {copy.zone or '-'}), pool {copy.pool}"
@@ -193,6 +196,7 @@ def _since(context: click.Context, parameter: click.Parameter, value: str) -> fl
 
 
 @click.command(cls=Verb)
+@click.option("--last", type=click.IntRange(1, 1000), default=200, show_default=True, help="At most so many old ones.")
 @click.option("--follow", is_flag=True, help="Go on showing new ones.")
 @click.option("--after", default="", metavar="ID", help="Only events after this one.")
 @click.option(
@@ -204,6 +208,7 @@ def _since(context: click.Context, parameter: click.Parameter, value: str) -> fl
 @click.option("--extent", type=click.IntRange(min=0), default=None, metavar="N")
 @click.option("--chain", default="", metavar="ID", help="What led to this event and what followed from it.")
 def events(
+    last: int,
     follow: bool,
     after: str,
     since_unix_s: float,
@@ -213,8 +218,10 @@ def events(
     extent: int | None,
     chain: str,
 ) -> None:
-    """What happened, oldest first. With --json one object per line."""
+    """What happened, the newest last, as in a log; with --since or --after all from there. --json: one per line."""
     request = LogRequest(after, since_unix_s, [*kinds], volume, node, -1 if extent is None else extent)
+    if not after and not since_unix_s:
+        request.newest, request.limit = True, last
 
     async def work(client: Client) -> None:
         if chain:
@@ -277,18 +284,22 @@ def content(volume: str, files: bool) -> None:
         if files:
             await _show_files(client, volume)
             return
-        if not settings().json:
-            click.echo("extent  generation  state  length  records  good elsewhere  read back  namespaces  evidence")
+        head = "extent  generation  state  length  records  good elsewhere  read back  namespaces  evidence"
         async for entry in client.insight.content(volume):
             if settings().json:
                 show_json_line(entry)
                 continue
+            if head:
+                click.echo(head)
+                head = ""
             state = f"{entry.state}{', open' if entry.open else ''}"
             names = ", ".join(map(printable, entry.namespaces)) or "-"
             click.echo(
                 f"{entry.extent}  {entry.generation}  {state}  {entry.length}  {entry.records}  {entry.good_elsewhere}"
                 f"  {readable_time(entry.verified_unix_s)}  {names}  {printable(entry.evidence)}".rstrip()
             )
+        if head and not settings().json:
+            click.echo(f"{printable(volume)} holds nothing")
 
     run(work)
 

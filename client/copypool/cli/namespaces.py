@@ -62,6 +62,8 @@ def namespace_create(
     quota_bytes: int | None,
 ) -> None:
     """Make a namespace. Without --copy-pool its bytes are copied where its primary pool says."""
+    if on_copy_failure is not None and ack != "copy":
+        raise click.UsageError("--on-copy-failure goes with --ack copy: without it no write waits for a copy")
     pools = _pools(copy_pools, no_copies)
 
     async def work(client: Client) -> None:

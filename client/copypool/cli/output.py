@@ -66,6 +66,8 @@ def status_text(status: StatusReply) -> str:
     if status.healthy and status.unverified_bytes:
         young = f"{readable_bytes(status.unverified_bytes)} are young and not read back yet"
         first = f"OK: every live byte is where policy says; {young}"
+    elif status.healthy and status.empty:
+        first = "OK: empty: nothing to prove"
     elif status.healthy:
         first = "OK: every live byte is proven to be where policy says"
     else:

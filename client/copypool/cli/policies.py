@@ -230,8 +230,9 @@ def _show_volume(details: VolumeDetails) -> None:
     reachable = "reachable" if info.reachable else ("not reachable" if details.mounted else "not mounted yet")
     states = ", ".join(f"{count} {state}" for state, count in sorted(details.locations.items())) or "none"
     oldest = readable_time(details.verified_oldest_unix_s)
+    where = f"on {info.node}" if info.node else "on no node yet"
     lines = [
-        f"volume      {info.name} (id {info.id}) on {info.node}, pool {info.pool} ({info.pool_type})",
+        f"volume      {info.name} (id {info.id}) {where}, pool {info.pool} ({info.pool_type})",
         f"access      {info.access}{since}{why}",
         f"state       {reachable}, {readable_bytes(info.free_bytes)} free of {readable_bytes(info.total_bytes)}",
         f"limit       {readable_bytes(details.limit_bytes) if details.limit_bytes else 'none'}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +18,7 @@ from copypool.protocol.processes import ProcessInfo, ProcessRequest
 if TYPE_CHECKING:
     from copypool.client import Client
 
+CANCEL_WAIT_S = 10.0  #: for the leader to end a process that was cancelled
 NOT_ALL_DONE = 3  #: exit code: the process is over and not everything is as it was asked for
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -216,12 +219,20 @@ def process_show(process_id: str) -> None:
 @process.command("cancel")
 @click.argument("process_id", metavar="ID")
 def process_cancel(process_id: str) -> None:
-    """End a process. What it has done stays; what it has set (intents, access modes) is given back."""
+    """End a process. What it has done stays; what it has set (intents, access modes) is given back.
 
-    async def work(client: Client) -> None:
-        _show(await client.operator.cancel(process_id))
+    The leader ends it within seconds; this waits for that for a while.
+    """
 
-    run(work)
+    async def work(client: Client) -> ProcessInfo:
+        shown = await client.operator.cancel(process_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_WAIT_S):
+                async for shown in client.operator.follow(process_id):  # noqa: B007 - the last one counts
+                    pass
+        return shown
+
+    _show(run(work))
 
 
 @process.command("wait")

@@ -430,6 +430,7 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     catalog_down: bool = False  #: etcd does not answer: everything here is from memory, as of when it was last heard
     #: In extents of which every location is damaged: those whose blocks are good in one of them can be read.
     doubtful_files: int = 0
+    empty: bool = False  #: no extent holds anything: there is nothing to be proven
 
 
 class EventsRequest(msgspec.Struct, omit_defaults=True):

@@ -186,7 +186,7 @@ class ExplainReply(msgspec.Struct):
 
 # -- the event log ----------------------------------------------------------------------------
 class LogRequest(msgspec.Struct, omit_defaults=True):
-    """Events that match, oldest first. POST /rpc/log, role operator."""
+    """Events that match, each before those that came later. POST /rpc/log, role operator."""
 
     after: str = ""  #: cursor: id of an event, or "" for the oldest
     since_unix_s: float = 0.0  #: with `after`: the later of the two
@@ -195,6 +195,7 @@ class LogRequest(msgspec.Struct, omit_defaults=True):
     node: str = ""
     extent: int = -1  #: -1: any
     limit: int = 200
+    newest: bool = False  #: the last `limit` that match instead of the first; `after` and `since_unix_s` do not count
 
 
 class LogReply(msgspec.Struct):
