@@ -5,18 +5,20 @@ One background thread runs the loop of all calls of a client.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import BinaryIO, Self
 
 from copypool.batches import PathContent
 from copypool.client import Client as AsyncClient
 from copypool.client import Role
+from copypool.insight import Insight as AsyncInsight
+from copypool.loop_thread import LoopThread
+from copypool.operating import Operator as AsyncOperator
+from copypool.policies import Policies as AsyncPolicies
 from copypool.profile import Profile
 from copypool.protocol.api import (
     AckRule,
@@ -26,6 +28,7 @@ from copypool.protocol.api import (
     ListEntry,
     NamespaceInfo,
     NodeInfo,
+    OnCopyFailure,
     PoolInfo,
     StatReply,
     StatusReply,
@@ -36,56 +39,57 @@ from copypool.protocol.errors import Unavailable
 from copypool.reading import FileReader as AsyncFileReader
 from copypool.results import BulkResult, FileVersion
 
-T = TypeVar("T")
-
-_ITERATE_CHUNK = 64
 SyncContent = bytes | bytearray | memoryview | Path | BinaryIO
 
 
-class _LoopThread:
-    """An event loop in a daemon thread."""
+class Operator:
+    """Blocking twin of `client.operator`: long jobs, and the volumes that they empty."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="copypool client", daemon=True)
-        self._thread.start()
+    def __init__(self, loop: LoopThread, twin: AsyncOperator) -> None:
+        self.preview = loop.blocking(twin.preview)
+        self.start = loop.blocking(twin.start)
+        self.process = loop.blocking(twin.process)
+        self.processes = loop.blocking(twin.processes)
+        self.cancel = loop.blocking(twin.cancel)
+        self.release = loop.blocking(twin.release)
+        self.follow = loop.iterating(twin.follow, chunk=1)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        finally:
-            self._loop.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to completion; an exception in the waiting thread (Ctrl-C) cancels the work and waits for its end."""
-        if not self._thread.is_alive():
-            work.close()
-            raise Unavailable("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            if future.cancel():
-                done = threading.Event()
-                self._loop.call_soon_threadsafe(self._loop.call_soon, done.set)
-                done.wait(1.0)
-            raise
+class Insight:
+    """Blocking twin of `client.insight`: proof, explanations, the event log, occupancy, content."""
 
-    def stop(self) -> None:
-        """End the loop and join the thread. Safe to repeat."""
-        if self._thread.is_alive():
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+    def __init__(self, loop: LoopThread, twin: AsyncInsight) -> None:
+        self.prove = loop.blocking(twin.prove)
+        self.explain = loop.blocking(twin.explain)
+        self.log = loop.iterating(twin.log, chunk=1)
+        self.chain = loop.blocking(twin.chain)
+        self.occupancy = loop.blocking(twin.occupancy)
+        self.content = loop.iterating(twin.content)
+        self.content_files = loop.iterating(twin.content_files)
+        self.damaged_files = loop.iterating(twin.damaged_files)
+
+
+class Policies:
+    """Blocking twin of `client.policies`: pools, volumes, policies of namespaces, maintenance, the brake."""
+
+    def __init__(self, loop: LoopThread, twin: AsyncPolicies) -> None:
+        self.pool_create = loop.blocking(twin.pool_create)
+        self.pool_update = loop.blocking(twin.pool_update)
+        self.pool = loop.blocking(twin.pool)
+        self.volume_define = loop.blocking(twin.volume_define)
+        self.volume_update = loop.blocking(twin.volume_update)
+        self.volume = loop.blocking(twin.volume)
+        self.namespace = loop.blocking(twin.namespace)
+        self.namespace_update = loop.blocking(twin.namespace_update)
+        self.namespace_rewrite = loop.blocking(twin.namespace_rewrite)
+        self.maintenance = loop.blocking(twin.maintenance)
+        self.release_brake = loop.blocking(twin.release_brake)
 
 
 class FileReader:
     """Checked bytes of one version, as an iterator of pieces. Use it with `with`."""
 
-    def __init__(self, loop: _LoopThread, reader: AsyncFileReader) -> None:
+    def __init__(self, loop: LoopThread, reader: AsyncFileReader) -> None:
         self._loop = loop
         self._reader = reader
         self.path = reader.path
@@ -125,7 +129,7 @@ class Client:
         ca_file: str | None = None,
     ) -> None:
         """From a profile or explicit addresses. `Invalid` when they are unusable; nothing is sent yet."""
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         try:
             self._client = self._loop.run(
                 AsyncClient.connect(profile, coordinators=coordinators, token=token, ca_file=ca_file)
@@ -133,6 +137,9 @@ class Client:
         except BaseException:
             self._loop.stop()
             raise
+        self.operator = Operator(self._loop, self._client.operator)
+        self.insight = Insight(self._loop, self._client.insight)
+        self.policies = Policies(self._loop, self._client.policies)
 
     def __enter__(self) -> Self:
         return self
@@ -179,10 +186,18 @@ class Client:
         return self._loop.run(self._client.put_many(namespace, files, if_absent=if_absent, keep_going=keep_going))
 
     def put_tree(
-        self, folder: str | os.PathLike[str], namespace: str, prefix: str = "", *, keep_going: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        namespace: str,
+        prefix: str = "",
+        *,
+        if_absent: bool = False,
+        keep_going: bool = False,
     ) -> BulkResult:
         """Store every file below a local folder."""
-        return self._loop.run(self._client.put_tree(folder, namespace, prefix, keep_going=keep_going))
+        return self._loop.run(
+            self._client.put_tree(folder, namespace, prefix, if_absent=if_absent, keep_going=keep_going)
+        )
 
     def delete(self, namespace: str, path: str, *, if_version: int = 0) -> FileVersion:
         """Delete one file."""
@@ -215,7 +230,7 @@ class Client:
 
     def list(self, namespace: str, prefix: str = "", *, delimiter: str = "") -> Iterator[ListEntry]:
         """Every file whose name starts with `prefix`, in byte order."""
-        return self._iterate(lambda: self._client.list(namespace, prefix, delimiter=delimiter))
+        return self._loop.iterating(self._client.list)(namespace, prefix, delimiter=delimiter)
 
     def stat(self, namespace: str, path: str, *, version: int = 0) -> StatReply:
         """Everything about one file, with each location of each segment."""
@@ -225,13 +240,13 @@ class Client:
         """Whether every live byte is proven to be where policy says."""
         return self._loop.run(self._client.status())
 
-    def wait_copied(self, timeout_s: float) -> CopiedReply:
-        """Wait until everything committed before this call is copied."""
-        return self._loop.run(self._client.wait_copied(timeout_s))
+    def wait_copied(self, timeout_s: float, *, namespace: str = "") -> CopiedReply:
+        """Wait until everything committed before this call, or in a namespace, is copied."""
+        return self._loop.run(self._client.wait_copied(timeout_s, namespace=namespace))
 
-    def events(self, after: str = "") -> Iterator[Event]:
-        """The cluster's events after the one with id `after`."""
-        return self._iterate(lambda: self._client.events(after))
+    def events(self, after: str = "", *, follow: bool = False) -> Iterator[Event]:
+        """The cluster's events after the one with id `after`; with `follow` it goes on waiting."""
+        return self._loop.iterating(self._client.events, chunk=1)(after, follow=follow)
 
     def damaged(self) -> Sequence[DamagedEntry]:
         """Locations whose bytes failed their own node's check."""
@@ -258,12 +273,21 @@ class Client:
         name: str,
         *,
         primary_pool: str = "primary",
-        copy_pools: Sequence[str] = ("copy",),
+        copy_pools: Sequence[str] | None = None,
         ack: AckRule = "primary",
+        on_copy_failure: OnCopyFailure = "continue",
+        quota_bytes: int = 0,
     ) -> NamespaceInfo:
-        """Make a namespace."""
+        """Make a namespace; without `copy_pools`, its bytes are copied where its primary pool says."""
         return self._loop.run(
-            self._client.namespace_create(name, primary_pool=primary_pool, copy_pools=copy_pools, ack=ack)
+            self._client.namespace_create(
+                name,
+                primary_pool=primary_pool,
+                copy_pools=copy_pools,
+                ack=ack,
+                on_copy_failure=on_copy_failure,
+                quota_bytes=quota_bytes,
+            )
         )
 
     def token_create(
@@ -276,21 +300,6 @@ class Client:
         """End a token."""
         self._loop.run(self._client.token_revoke(name))
 
-    def _iterate(self, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """Items of an async iterator, fetched some at a time."""
-        items = begin()
-        while chunk := self._loop.run(_take(items, _ITERATE_CHUNK)):
-            yield from chunk
-
 
 async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
     return await anext(pieces, None)
-
-
-async def _take(items: AsyncIterator[T], count: int) -> Sequence[T]:
-    taken: list[T] = []
-    async for item in items:
-        taken.append(item)
-        if len(taken) == count:
-            break
-    return taken
