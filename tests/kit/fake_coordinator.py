@@ -103,6 +103,7 @@ class FakeCoordinator:
         self.errors: dict[str, deque[CopypoolError]] = defaultdict(deque)
         self.outcomes: dict[str, deque[EntryResult]] = defaultdict(deque)  #: path -> outcomes of its next tries
         self.catalog_down = False  #: etcd is away: nothing but heartbeats is answered
+        self.deaf_to: set[int] = set()  #: nodes whose calls do not arrive
         self.holds: dict[str, asyncio.Event] = {}
         self.waiting: Counter[str] = Counter()  #: calls that a hold keeps
         self.passes: Counter[str] = Counter()  #: calls that go by a hold
@@ -166,6 +167,9 @@ class FakeCoordinator:
         """One call."""
         verb = request.path.removeprefix("/n/")
         content = await request.read()
+        caller = request.headers.get("Authorization", "").removeprefix("Node ").partition(":")[0]
+        if caller.isdecimal() and int(caller) in self.deaf_to:
+            return self._drop(request)
         if self.lose_requests[verb] > 0:
             self.lose_requests[verb] -= 1
             return self._drop(request)

@@ -1,8 +1,9 @@
 """A real disk whose calls can be failed, shortened, held, counted and logged; and a power cut for it.
 
 `FaultyDisk` replaces `Disk.invoke`, the one seam that every system call of the node passes, so what is tested above it
-is the code that runs in production. It also keeps what a power cut would leave: bytes that no sync covered and names
-whose directory was not synced are taken away by `power_cut`.
+is the code that runs in production. It also keeps what a power cut would leave: bytes, lengths and mode bits that no
+sync covered and names whose directory was not synced go back to what they were at `power_cut`. And it can die: from a
+chosen call on, which is torn if it is a write, nothing reaches the disk any more, as if the process had been killed.
 """
 
 from __future__ import annotations
@@ -48,24 +49,45 @@ class Call(NamedTuple):
 
 
 class FaultyDisk(Disk):
-    """Counts and logs every call; does to chosen ones what the test asks."""
+    """Counts and logs every call; does to chosen ones what the test asks.
+
+    `call` is the name of any call at all, `change` that of any that changes something.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._faults: dict[tuple[str, int], int] = {}
+        self._broken: dict[str, tuple[int, int]] = {}  # name -> (count from which on every call fails, how)
+        self._death: tuple[str, int] | None = None  # name and count of the call at which it dies
+        self._on_death: Callable[[], None] = lambda: None
         self._short: dict[int, int] = {}
         self._held: dict[str, threading.Event] = {}
         self._durable: dict[str, int] = {}  # path -> size that a sync has covered
-        self._undo: dict[str, Callable[[], None]] = {}  # path -> how a power cut takes its new name away
+        # (path, kind of change) -> how a power cut takes the change back
+        self._undo: dict[tuple[str, str], Callable[[], None]] = {}
         self.counts: Counter[str] = Counter()
         self.log: list[Call] = []
+        self.dead = False  #: nothing reaches the disk any more
+        self.struck = False  #: a fault that was asked for has happened
 
     # -- what a test asks for -----------------------------------------------------------------
     def fail(self, name: str, nth: int = 1, error: int = errno.EIO) -> None:
         """Fail the nth call from now on of this name (`change`: of any that changes something)."""
         with self._lock:
             self._faults[name, self.counts[name] + nth] = error
+
+    def fail_for_ever(self, name: str, nth: int = 1, error: int = errno.EIO) -> None:
+        """Fail the nth call of this name from now on, and all later ones."""
+        with self._lock:
+            self._broken[name] = (self.counts[name] + nth, error)
+
+    def die(self, name: str, nth: int, on_death: Callable[[], None]) -> None:
+        """Die at the nth call of this name from now on: half of it is done if it is a write, else nothing; nothing that
+        comes later. `on_death` is called on the thread that made the call."""
+        with self._lock:
+            self._death = (name, self.counts[name] + nth)
+            self._on_death = on_death
 
     def shorten(self, nth: int, size_bytes: int) -> None:
         """Let the nth write from now on take no more than this many bytes."""
@@ -90,29 +112,46 @@ class FaultyDisk(Disk):
         with self._lock:
             self._faults.clear()
             self._short.clear()
+            self._broken.clear()
 
-    def power_cut(self) -> None:
-        """Leave on the disk only what was synced. Call it when nobody uses the disk any more."""
+    def power_cut(self, *, zeros: bool = False) -> None:
+        """Leave on the disk only what was synced. Call it when nobody uses the disk any more.
+
+        With `zeros` unsynced lengths stay while their bytes are gone, as a file system may leave them.
+        """
         for path, size in self._durable.items():
             with contextlib.suppress(FileNotFoundError):
-                if Path(path).stat().st_size > size:
+                found = Path(path).stat().st_size
+                if found > size:
                     os.truncate(path, size)
+                    if zeros:
+                        os.truncate(path, found)
         for undo in reversed(list(self._undo.values())):
-            undo()
+            with contextlib.suppress(FileNotFoundError):
+                undo()
 
     # -- the seam -----------------------------------------------------------------------------
     def invoke(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._lock:
-            error = self._count(name)
+            error, dying = self._count(name)
             short = self._short.pop(self.counts["write"], None) if name == "write" else None
             held = self._held.get(name)
         path = self._path_of(args)
-        if held is not None:
-            held.wait(HOLD_MAX_S)
-        undo = self._how_to_undo(name, args)
-        try:
+        if dying and name == "write":
+            self._short_write(args, sum(map(len, args[1])) // 2)  # type: ignore[arg-type]
+        if dying:
+            self._on_death()
+        if name == "close" and (self.dead or error):
+            result = function(*args, **kwargs)  # Linux gives the descriptor back whatever it answers
             if error:
                 raise OSError(error, os.strerror(error))
+            return result
+        if held is not None:
+            held.wait(HOLD_MAX_S)
+        undo = None if self.dead else self._how_to_undo(name, args)
+        try:
+            if error or self.dead:
+                raise OSError(error or errno.EIO, os.strerror(error or errno.EIO))
             result = self._short_write(args, short) if short is not None else function(*args, **kwargs)
         except OSError:
             self.log.append(Call(name, path, failed=True))
@@ -122,13 +161,20 @@ class FaultyDisk(Disk):
             self._follow(name, args, result, undo)
         return result  # type: ignore[return-value]
 
-    def _count(self, name: str) -> int:
-        self.counts[name] += 1
-        error = self._faults.pop((name, self.counts[name]), 0)
-        if name in CHANGES:
-            self.counts["change"] += 1
-            error = error or self._faults.pop(("change", self.counts["change"]), 0)
-        return error
+    def _count(self, name: str) -> tuple[int, bool]:
+        """Count a call; the error it is to fail with, and whether the disk dies of it."""
+        error, dying = 0, False
+        for counted in (name, *(["change"] if name in CHANGES else []), "call"):
+            self.counts[counted] += 1
+            at = self.counts[counted]
+            error = error or self._faults.pop((counted, at), 0)
+            broken_at, broken_error = self._broken.get(counted, (at + 1, 0))
+            if at >= broken_at:
+                error = error or broken_error
+            if self._death == (counted, at):
+                self.dead = dying = True
+        self.struck = self.struck or bool(error) or dying
+        return error, dying
 
     def _path_of(self, args: tuple[Any, ...]) -> str:
         return args[0] if args and isinstance(args[0], str) else self._paths.get(args[0], "") if args else ""
@@ -143,9 +189,9 @@ class FaultyDisk(Disk):
         if name == "create":
             return lambda: Path(args[0]).unlink(missing_ok=True)
         if name == "rename":
-            new = Path(args[1])
-            before = new.read_bytes() if new.exists() else None
-            return lambda: new.unlink(missing_ok=True) if before is None else _put(new, before)
+            return _restorer(Path(args[1]))
+        if name == "unlink":
+            return _restorer(Path(args[0]))
         return None
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Any, undo: Callable[[], None] | None) -> None:
@@ -155,20 +201,39 @@ class FaultyDisk(Disk):
             self._durable[args[0]] = 0
         if name == "rename":
             self._durable[args[1]] = self._durable.pop(args[0], 0)
-            self._undo.pop(args[0], None)
+            self._undo.pop((args[0], "name"), None)
+        if name == "unlink" and self._undo.pop((args[0], "name"), None) is not None:
+            undo = None  # it never had a durable name
         if undo is not None:
-            self._undo[args[-1] if name == "rename" else args[0]] = undo
+            self._undo.setdefault((args[-1] if name == "rename" else args[0], "name"), undo)
+        if name == "mark_sealed":
+            path = self._paths[args[0]]
+            self._undo[path, "mode"] = lambda: Path(path).chmod(0o640)
         if name in ("sync_data", "sync_file"):
             path = self._paths[args[0]]
             self._durable[path] = os.fstat(args[0]).st_size
+        if name == "sync_file":
+            self._undo.pop((self._paths[args[0]], "mode"), None)
         if name == "sync_directory":
             directory = self._paths[args[0]]
-            for path in [path for path in self._undo if os.path.dirname(path) == directory]:
-                del self._undo[path]
+            for path, kind in list(self._undo):
+                if kind == "name" and os.path.dirname(path) == directory:
+                    del self._undo[path, kind]
         if name == "truncate":
             path = self._paths[args[0]]
             self._durable[path] = min(self._durable.get(path, args[1]), args[1])
 
 
-def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _restorer(path: Path) -> Callable[[], None]:
+    """How to give a name the contents again that it leads to now, or none."""
+    before = path.read_bytes() if path.exists() else None
+    mode = path.stat().st_mode & 0o7777 if before is not None else 0
+
+    def restore() -> None:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+            path.chmod(mode)
+
+    return restore

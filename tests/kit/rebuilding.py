@@ -38,12 +38,11 @@ class RebuiltRecord(NamedTuple):
 def records_of(path: Path) -> list[RebuiltRecord]:
     """Whole records of one extent file that nothing in it refuses, in order."""
     extent = int(path.name.partition(".")[0], 16)
-    scanner = Scanner(extent)
     data = path.read_bytes()
     try:
-        events = scanner.feed(data)
-    except Corrupt:
-        events = Scanner(extent).feed(data[: scanner.verified_length])
+        events = Scanner(extent).feed(data)
+    except Corrupt as exc:  # a torn tail, or a torn second footer
+        events = Scanner(extent).feed(data[: exc.offset])
     refused: set[tuple[int, int]] = set()
     records: list[tuple[int, int, RebuiltRecord]] = []
     for event in events:

@@ -206,6 +206,35 @@ async def test_a_failed_fsync_is_never_tried_again(tmp_path: Path) -> None:
     await volume.close()
 
 
+async def test_a_close_that_fails_hides_no_failed_fsync(tmp_path: Path) -> None:
+    """The descriptor is closed while the error of the fsync is on its way: that error is the one that counts."""
+    disk = FaultyDisk()
+    volume = await open_volume(tmp_path, disk)
+    disk.fail("sync_file")
+    disk.fail("close")
+    with pytest.raises(WriteFailed, match="sync_file"):
+        await volume.create_extent(EXTENT, 1, header_of(EXTENT))
+    assert "sync_file" in volume.readonly_reason
+    await volume.close()
+
+
+async def test_a_volume_is_closed_although_close_fails(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    disk = FaultyDisk()
+    volume = await open_volume(tmp_path, disk)
+    await filled(volume)
+    await volume.raise_revision(7)
+    disk.fail_for_ever("close")
+    await volume.raise_revision(8)
+    assert volume.readonly_reason == "", "what was fsync'd before is durable, whatever close says"
+    await volume.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    disk.mend()
+    volume = await open_volume(tmp_path, disk)
+    assert volume.label.revision == 8
+    await volume.close()
+
+
 async def test_a_full_disk_leaves_the_volume_usable(tmp_path: Path) -> None:
     disk = FaultyDisk()
     volume = await open_volume(tmp_path, disk)
