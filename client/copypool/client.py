@@ -61,6 +61,7 @@ from copypool.reading import FileReader, Reader
 from copypool.reports import ReadReports
 from copypool.results import BulkResult, FileVersion
 from copypool.sources import SegmentReader
+from copypool.telemetry.tracing import traced
 from copypool.threads import in_thread
 from copypool.transport import Timeouts, Transport
 from copypool.trees import TreeReader, check_folder, download, folder_prefix, local_chunks, plan_targets
@@ -151,6 +152,7 @@ class Client:
             await self._transport.close()
 
     # -- writing ------------------------------------------------------------------------------
+    @traced("put")
     async def put(
         self,
         namespace: str,
@@ -184,6 +186,7 @@ class Client:
         )
         return FileVersion.of(namespace, receipt)
 
+    @traced("put_many")
     async def put_many(
         self,
         namespace: str,
@@ -201,6 +204,7 @@ class Client:
         writer = self._batch_writer(namespace, if_absent, keep_going, progress)
         return await writer.store(in_chunks(files))
 
+    @traced("put_tree")
     async def put_tree(
         self,
         folder: str | os.PathLike[str],
@@ -222,6 +226,7 @@ class Client:
         result.skipped = skipped
         return result
 
+    @traced("delete")
     async def delete(self, namespace: str, path: str, *, if_version: int = 0) -> FileVersion:
         """Delete one file; durable and visible when it returns. `NotFound` when there is none.
 
@@ -235,6 +240,7 @@ class Client:
         )
         return FileVersion.of(namespace, receipt)
 
+    @traced("delete_tree")
     async def delete_tree(self, namespace: str, prefix: str, *, keep_going: bool = False) -> BulkResult:
         """Delete every file below `prefix/` (the whole namespace for ""); each is durably gone once counted."""
         entries = self.list(namespace, folder_prefix(check_prefix(prefix)))
@@ -255,6 +261,7 @@ class Client:
         )
 
     # -- reading ------------------------------------------------------------------------------
+    @traced("get")
     async def get(
         self, namespace: str, path: str, *, start: int = 0, stop: int | None = None, version: int = 0
     ) -> bytes:
@@ -266,6 +273,7 @@ class Client:
         entry = await self._reader.lookup_one(namespace, check_path(path), version)
         return await self._reader.read_entry(namespace, entry, start, stop)
 
+    @traced("open")
     async def open(
         self, namespace: str, path: str, *, start: int = 0, stop: int | None = None, version: int = 0
     ) -> FileReader:
@@ -273,6 +281,7 @@ class Client:
         check_name(namespace, "namespace")
         return await self._reader.open(namespace, check_path(path), start, stop, version)
 
+    @traced("download")
     async def download(
         self,
         namespace: str,
@@ -290,6 +299,7 @@ class Client:
         await download(reader, Path(local), durable=True, make_folders=False, progress=progress)
         return reader.size
 
+    @traced("get_tree")
     async def get_tree(
         self,
         namespace: str,
@@ -327,16 +337,19 @@ class Client:
                 return
             request.after = reply.next_after
 
+    @traced("stat")
     async def stat(self, namespace: str, path: str, *, version: int = 0) -> StatReply:
         """Everything about one file: size, digest, metadata, and each location of each segment with its state."""
         check_name(namespace, "namespace")
         return await self._coordinators.call("stat", StatRequest(namespace, check_path(path), version), StatReply)
 
     # -- the cluster --------------------------------------------------------------------------
+    @traced("status")
     async def status(self) -> StatusReply:
         """Whether every live byte is proven to be where policy says, and why not."""
         return await self._coordinators.call("status", Empty(), StatusReply)
 
+    @traced("wait_copied")
     async def wait_copied(self, timeout_s: float, *, namespace: str = "") -> CopiedReply:
         """Wait until everything committed before this call, or in a namespace, is good in every copy pool of its class.
 

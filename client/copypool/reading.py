@@ -35,6 +35,7 @@ from copypool.protocol.errors import (
     from_body,
 )
 from copypool.sources import SegmentReader
+from copypool.telemetry import tracing
 from copypool.threads import hash_body
 
 SEGMENTS_AHEAD = 2  #: segments whose bytes are fetched before the consumer reaches them
@@ -168,6 +169,7 @@ class FileReader:
         self._entry = entry
         self.start = start
         self.stop = stop
+        self._trace = tracing.current()  #: whoever opened it, also when somebody else reads
         self._pieces: AsyncGenerator[bytes, None] | None = None
 
     @property
@@ -253,12 +255,13 @@ class FileReader:
                 await pump.close()
 
     async def _segment(self, plans: Plans, span: Span) -> AsyncGenerator[bytes, None]:
-        plan = await plans.plan(span.segment)
+        with tracing.within(self._trace):
+            plan = await plans.plan(span.segment)
 
         async def refresh() -> SegmentPlan:
             return await plans.refreshed(span.segment)
 
-        pieces = self._segments.read(plan, self.version, span.start, span.stop, refresh)
+        pieces = self._segments.read(plan, self.version, span.start, span.stop, refresh, self._trace)
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
@@ -282,7 +285,7 @@ class FileReader:
             return await self._reader.resolve(self._namespace, entry, first, count)
 
         manifest = entry.manifest
-        pieces = self._segments.read(manifest, entry.version, 0, manifest.length, refresh_manifest)
+        pieces = self._segments.read(manifest, entry.version, 0, manifest.length, refresh_manifest, self._trace)
         async with aclosing(pieces):
             content = b"".join([piece async for piece in pieces])
         try:

@@ -24,6 +24,7 @@ from copypool.protocol.errors import (
     Unavailable,
 )
 from copypool.reports import ReadReports
+from copypool.telemetry import tracing
 from copypool.transport import BodyStream, LinkFailed, Transport
 
 Refresh = Callable[[], Awaitable[SegmentPlan]]  #: looks the same version up again and gives this segment's plan
@@ -64,14 +65,20 @@ class SegmentReader:
         return self._away.ids(time.monotonic())
 
     async def read(
-        self, plan: SegmentPlan, version: int, start: int, stop: int, refresh: Refresh
+        self,
+        plan: SegmentPlan,
+        version: int,
+        start: int,
+        stop: int,
+        refresh: Refresh,
+        trace: tracing.Trace | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Checked payload bytes [start, stop) of the segment, in order, each exactly once.
 
         A source that fails at byte k is followed by the next one at byte k; when all have failed there, the same
         version is looked up once more. Raises `Unavailable` then, `DigestMismatch` when every source answered with
         bad bytes, `DataLost` when each of them is known to have none, or what the lookup raised (`NotFound`: the
-        version is gone).
+        version is gone). Requests go under `trace`, or the consumer's own.
         """
         sources = SegmentSources(plan.sources, self.away_nodes())
         position = start
@@ -80,12 +87,14 @@ class SegmentReader:
             if not candidates:
                 if not sources.may_refresh(position):
                     raise _exhausted(sources, plan, position)
-                plan = await refresh()
+                with tracing.within(trace):
+                    plan = await refresh()
                 sources.refreshed(plan.sources, position, self.away_nodes())
                 continue
             begun: Begun | None = None
             try:
-                begun = await self._begin(plan, version, position, stop, candidates, sources)
+                with tracing.within(trace):
+                    begun = await self._begin(plan, version, position, stop, candidates, sources)
                 checker = StripeChecker(plan.extent, plan.offset, plan.length, position, stop)
                 data = begun.first
                 while data:

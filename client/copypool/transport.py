@@ -19,6 +19,8 @@ from yarl import URL
 
 from copypool.failover import Reason
 from copypool.protocol.errors import CopypoolError, Invalid, Unavailable, from_response
+from copypool.protocol.routes import TRACE
+from copypool.telemetry import tracing
 
 _PIECE_BYTES = 256 * 1024
 _READ_BUFFER_BYTES = 1024 * 1024
@@ -201,7 +203,11 @@ class Transport:
             async with (
                 asyncio.timeout(self.timeouts.connect_s + answer_s + size_s),
                 self._session.request(
-                    method, URL(url, encoded=True), headers=headers, data=_body(data), allow_redirects=False
+                    method,
+                    URL(url, encoded=True),
+                    headers={**headers, TRACE: tracing.outgoing()},
+                    data=_body(data),
+                    allow_redirects=False,
                 ) as response,
             ):
                 content = await _read_bounded(response, ANSWER_MAX_BYTES, url)
@@ -222,7 +228,10 @@ class Transport:
         try:
             async with asyncio.timeout(timeouts.connect_s + timeouts.first_byte_s):
                 response = await self._session.get(
-                    URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=self._read_timeout
+                    URL(url, encoded=True),
+                    headers={**headers, TRACE: tracing.outgoing()},
+                    allow_redirects=False,
+                    timeout=self._read_timeout,
                 )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise _translate(exc, url) from exc

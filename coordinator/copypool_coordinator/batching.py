@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from copypool.protocol.errors import BrokenInvariant, Overloaded, Unavailable
+from copypool.telemetry import tracing
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -49,6 +50,7 @@ class Batcher(Generic[K, V]):
         self._on_batch = on_batch
         self._pending: dict[K, list[asyncio.Future[V]]] = {}
         self._tasks: dict[asyncio.Task[None], list[tuple[K, list[asyncio.Future[V]]]]] = {}
+        self._trace: tracing.Trace | None = None  #: of who asked first for what is pending
         self._scheduled = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -69,6 +71,8 @@ class Batcher(Generic[K, V]):
         Raises:
             Overloaded: the queue is full; nothing was sent.
         """
+        if not self._pending:
+            self._trace = tracing.current()
         waiters = self._pending.get(key)
         if waiters is None:
             if self._closed:
@@ -97,7 +101,7 @@ class Batcher(Generic[K, V]):
         self._scheduled = False
         while self._pending and self._may_send():
             taken = self._take()
-            task = self._loop.create_task(self._call(taken))
+            task = self._loop.create_task(self._call(taken, self._trace))
             self._tasks[task] = taken
             task.add_done_callback(self._done)
 
@@ -134,7 +138,8 @@ class Batcher(Generic[K, V]):
             del self._pending[key]
         return taken
 
-    async def _call(self, taken: list[tuple[K, list[asyncio.Future[V]]]]) -> None:
+    async def _call(self, taken: list[tuple[K, list[asyncio.Future[V]]]], trace: tracing.Trace | None) -> None:
+        tracing.adopt(trace)
         if self._on_batch is not None:
             self._on_batch(len(taken))
         try:

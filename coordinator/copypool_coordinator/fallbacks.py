@@ -117,7 +117,13 @@ class Fallbacks:
             try:
                 await self._link.send(fault.node_id, "verify", command, Empty)
             except CopypoolError as error:
-                log.info("node %d was not told to verify extent %d: %s", fault.node_id, fault.extent, error.message)
+                log.info(
+                    "node %d was not told to verify extent %d: %s",
+                    fault.node_id,
+                    fault.extent,
+                    error.message,
+                    extra={"extent": fault.extent},
+                )
                 continue
             self._ordered[key] = now_s
             told = 1

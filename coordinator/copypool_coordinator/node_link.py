@@ -21,7 +21,8 @@ from yarl import URL
 from copypool.protocol.api import Empty, SegmentRef
 from copypool.protocol.errors import CopypoolError, DigestMismatch, Unavailable, from_response
 from copypool.protocol.internal import Done, ReadItem, ReadManyItem, ReadManyReply, ReadManyRequest, RecordInfo
-from copypool.protocol.routes import CAPABILITY, MSGPACK
+from copypool.protocol.routes import CAPABILITY, MSGPACK, TRACE
+from copypool.telemetry import tracing
 from copypool_coordinator.batching import Batcher
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.config import Limits
@@ -179,7 +180,7 @@ class NodeLink:
                 self.http.request(
                     method,
                     URL(url, encoded=True),
-                    headers=headers,
+                    headers={**headers, TRACE: tracing.outgoing()},
                     data=data,
                     timeout=timeout,
                     allow_redirects=False,
@@ -248,7 +249,7 @@ class NodeLink:
         Raises `Unavailable` when the stream breaks or stalls; what was yielded before is good.
         """
         url = f"{self.url_of(node_id)}/v1/segments/{segment.extent}/{segment.offset}/{segment.length}?v={version}"
-        headers = {CAPABILITY: capability}
+        headers = {CAPABILITY: capability, TRACE: tracing.outgoing()}
         part = start > 0 or stop < segment.length
         if part:
             headers["Range"] = f"bytes={start}-{stop - 1}"

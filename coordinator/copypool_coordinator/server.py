@@ -114,6 +114,8 @@ class Front:
             took_s = time.monotonic() - began_s
             self._metrics.requests.count(route, code, took_s)
             tracing.ended(trace, route, "server", took_s, code)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s: %s in %.1f ms", route, code, took_s * 1000)
         return response
 
     @property

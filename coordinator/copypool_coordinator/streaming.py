@@ -140,7 +140,13 @@ class Reading:
             try:
                 return (await self._link.record(place.node_id, row.record, row.version, capability)).metadata
             except CopypoolError as error:
-                log.info("record of extent %d at node %s: %s", row.record.extent, place.node, error.message)
+                log.info(
+                    "record of extent %d at node %s: %s",
+                    row.record.extent,
+                    place.node,
+                    error.message,
+                    extra={"extent": row.record.extent},
+                )
         return None
 
     async def segments(self, located: Located) -> list[SegmentRef]:

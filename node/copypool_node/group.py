@@ -86,6 +86,11 @@ class GroupQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def head(self) -> PendingRecord | None:
+        """The record that waits longest."""
+        return self._waiting[0] if self._waiting else None
+
     def offer(self, record: PendingRecord) -> None:
         """Take a record in; `Overloaded` when the queue is full, and then nothing was taken."""
         size = len(record.payload)

@@ -22,7 +22,8 @@ from copypool.protocol.internal import (
     SealCommand,
     VerifyCommand,
 )
-from copypool.protocol.routes import MSGPACK, OCTETS
+from copypool.protocol.routes import MSGPACK, OCTETS, TRACE_RESPONSE
+from copypool.telemetry import tracing
 from copypool_node import requests
 from copypool_node.body import Body
 from copypool_node.reader import CHUNK_BYTES, Reader
@@ -93,7 +94,8 @@ class InternalHandlers:
     async def _verify(self, request: BaseRequest) -> Empty:
         command = await self._decode(request, VerifyCommand)
         self._session.check_term(command.term)
-        job = VerifyJob(command.extent, command.generation, command.length, command.sealed, command.cause)
+        trace = tracing.current()
+        job = VerifyJob(command.extent, command.generation, command.length, command.sealed, command.cause, trace)
         self._node.verifiers[self._volume(command.volume)].enqueue(job)
         return Empty()
 
@@ -166,7 +168,10 @@ class InternalHandlers:
         if holding is None or not 0 <= start < stop:
             raise RangeNotSatisfiable(f"extent {extent} reaches {length} here", length=length)
         stop = min(stop, holding.length)
-        response = StreamResponse(headers={"Content-Type": OCTETS})
+        headers = {"Content-Type": OCTETS}
+        if holding.trace is not None:
+            headers[TRACE_RESPONSE] = holding.trace.traceparent
+        response = StreamResponse(headers=headers)
         response.content_length = stop - start
         data = await holding.file.read(start, min(CHUNK_BYTES, stop - start))
         await response.prepare(request)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from copypool.telemetry.tracing import Trace
+
 if TYPE_CHECKING:
     from copypool_node.extent_file import ExtentFile
     from copypool_node.volumes import MountedVolume
@@ -27,6 +29,7 @@ class Holding(msgspec.Struct, eq=False):
     sealed: bool = False
     damaged: bool = False  #: own verify found a bad byte: asked last, served block by block
     writing: bool = False  #: this process appends to it
+    trace: Trace | None = None  #: of the last group that this process committed to it
 
 
 class Holdings:

@@ -58,7 +58,7 @@ class VolumeKeeper:
             try:
                 await self._bring_up(volume, epoch)
             except CopypoolError as exc:
-                log.error("volume %s cannot be mounted now: %s", volume.name, exc)
+                log.error("volume %s cannot be mounted now: %s", volume.name, exc, extra={"volume": volume.name})
             else:
                 return
             try:
@@ -83,7 +83,13 @@ class VolumeKeeper:
         await self._compare(volume, rows, revision, epoch)
         if self._session.is_current(epoch):
             volume.ready_epoch = epoch
-            log.info("volume %s takes writes: %d extents, %d unknown", volume.name, len(rows), volume.unknown_extents)
+            log.info(
+                "volume %s takes writes: %d extents, %d unknown",
+                volume.name,
+                len(rows),
+                volume.unknown_extents,
+                extra={"volume": volume.name},
+            )
 
     async def _mount(self, volume: MountedVolume, epoch: int) -> None:
         await volume.disk.claim()
@@ -154,7 +160,11 @@ class VolumeKeeper:
         if holding is not None and not await self._sealer.write_footer(
             holding, reply.length, reply.group, reply.refusals
         ):
-            log.error("extent %d could not be cut; it is served up to its committed length", row.extent)
+            log.error(
+                "extent %d could not be cut; it is served up to its committed length",
+                row.extent,
+                extra={"extent": row.extent},
+            )
 
     async def _compare(self, volume: MountedVolume, rows: list[OwnExtent], revision: int, epoch: int) -> None:
         """Report what is missing or short; count what no row knows. Nothing is deleted."""
@@ -181,7 +191,13 @@ class VolumeKeeper:
                 missing[at : at + INVENTORY_MAX],
                 short[at : at + INVENTORY_MAX],
             )
-            log.error("volume %s: %d extents missing, %d short", volume.name, len(report.missing), len(report.short))
+            log.error(
+                "volume %s: %d extents missing, %d short",
+                volume.name,
+                len(report.missing),
+                len(report.short),
+                extra={"volume": volume.name},
+            )
             await self._session.link.call("inventory", report, Done, deadline_s=CALL_S)
 
 

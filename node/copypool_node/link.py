@@ -28,7 +28,8 @@ from copypool.protocol.errors import (
     from_response,
 )
 from copypool.protocol.internal import Done
-from copypool.protocol.routes import MSGPACK
+from copypool.protocol.routes import MSGPACK, TRACE
+from copypool.telemetry import tracing
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -183,7 +184,12 @@ class CoordinatorLink:
             async with self._http().post(
                 f"{url}/n/{verb}",
                 data=body,
-                headers={"Authorization": header, "Content-Type": MSGPACK, "Accept": MSGPACK},
+                headers={
+                    "Authorization": header,
+                    "Content-Type": MSGPACK,
+                    "Accept": MSGPACK,
+                    TRACE: tracing.outgoing(),
+                },
                 timeout=timeout,
             ) as response:
                 content = await response.read()

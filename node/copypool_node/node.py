@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from copypool.protocol.errors import CopypoolError, Overloaded, Unauthorized
 from copypool.serving.settings import ConfigError
+from copypool.telemetry import tracing
 from copypool.tls import Chain
 from copypool_node.clock import ClusterClock
 from copypool_node.config import NodeConfig, VolumeConfig, read_join_token
@@ -181,7 +182,7 @@ class Node:
                 create=config.name not in self.session.identity.mounted,
             )
         except CopypoolError as exc:
-            log.error("volume %s cannot be used now: %s", config.name, exc)
+            log.error("volume %s cannot be used now: %s", config.name, exc, extra={"volume": config.name})
             return False
         volume = MountedVolume(config, disk, self.config.limits, self.session, self.holdings, self.metrics)
         self.verifiers[volume] = Verifier(
@@ -203,7 +204,7 @@ class Node:
             try:
                 await asyncio.to_thread(self._store.store, identity)
             except CopypoolError as exc:
-                log.error("volume %s is not noted as mounted: %s", volume.name, exc)
+                log.error("volume %s is not noted as mounted: %s", volume.name, exc, extra={"volume": volume.name})
 
     async def _sweep(self) -> None:
         """Once a heartbeat: seal idle stream extents."""
@@ -304,14 +305,20 @@ class Node:
 
     def suspect(self, holding: Holding, what: str) -> None:
         """A reader met a bad byte, or none: have the location verified soon."""
-        log.error("volume %s, extent %d: a read failed: %s", holding.volume.name, holding.extent, what)
+        log.error(
+            "volume %s, extent %d: a read failed: %s",
+            holding.volume.name,
+            holding.extent,
+            what,
+            extra={"volume": holding.volume.name, "extent": holding.extent},
+        )
         self._verify(holding, first=True)
 
     def _sealed(self, holding: Holding) -> None:
         self._verify(holding, first=False)
 
     def _verify(self, holding: Holding, *, first: bool) -> None:
-        job = VerifyJob(holding.extent, holding.generation, holding.length, holding.sealed)
+        job = VerifyJob(holding.extent, holding.generation, holding.length, holding.sealed, trace=tracing.current())
         try:
             self.verifiers[holding.volume].enqueue(job, first=first)
         except Overloaded as exc:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from copypool.protocol.errors import Unavailable
 from copypool.protocol.internal import CommitReply, ExtentClass
+from copypool.telemetry import tracing
 from copypool_node.encoding import encode_group
 from copypool_node.format import Buffer
 from copypool_node.group import ExtentLog, Group, Landed, PendingRecord
@@ -116,7 +117,9 @@ class OpenExtent:
 
     def _twin_failed(self, twin: TwinLink) -> None:
         self._metrics.twins_failed += 1
-        log.warning("extent %d goes on without its twin: %s", self.log.extent, twin.failure)
+        log.warning(
+            "extent %d goes on without its twin: %s", self.log.extent, twin.failure, extra={"extent": self.log.extent}
+        )
         if self._gate is not None:
             self._gate.failed(
                 time.monotonic(), self._twin_story(), required=self.twin_required, node_id=twin.target.node_id
@@ -156,6 +159,7 @@ class OpenExtent:
         self._session.saw_revision(reply.revision)
         landed = self.log.landed(group, reply, seal=seal)
         self.holding.length = self.log.committed_length
+        self.holding.trace = tracing.current()
         self.holding.sealed = seal
         return landed
 

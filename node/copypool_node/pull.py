@@ -37,8 +37,9 @@ from copypool.protocol.internal import (
     PullSource,
     VerifyReport,
 )
-from copypool.protocol.routes import CAPABILITY
+from copypool.protocol.routes import CAPABILITY, TRACE, TRACE_RESPONSE
 from copypool.protocol.stripes import FULL_STRIDE_BYTES
+from copypool.telemetry import tracing
 from copypool_node.config import Limits
 from copypool_node.evidence import forgotten_groups
 from copypool_node.format import Corrupt
@@ -210,7 +211,13 @@ class Puller:
         try:
             await file.scan(file.size, scanner=scanner)
         except (Corrupt, DigestMismatch) as exc:
-            log.warning("extent %d: pulled again from %d: %s", file.extent, scanner.verified_length, exc)
+            log.warning(
+                "extent %d: pulled again from %d: %s",
+                file.extent,
+                scanner.verified_length,
+                exc,
+                extra={"extent": file.extent},
+            )
         scanner.forget_pending()
         if scanner.verified_length < file.size or file.torn:
             await file.cut(scanner.verified_length)
@@ -240,7 +247,7 @@ class Puller:
                     if holding.volume.disk.readonly_reason:
                         raise
                     failure = f"node {source.node_id}: {exc.message}"
-                    log.warning("pull of extent %d from %s", command.extent, failure)
+                    log.warning("pull of extent %d from %s", command.extent, failure, extra={"extent": command.extent})
                     if isinstance(exc, Corrupt):
                         await self._tell_fault(command.extent, source.node_id)
             if scanner.verified_length >= command.up_to:
@@ -266,15 +273,22 @@ class Puller:
                 if response.status >= 400:
                     error = from_response(response.status, await response.content.read(65536), response.content_type)
                     raise Unavailable(error.message)
-                async for chunk in response.content.iter_chunked(FEED_BYTES):
-                    await self._pace.take(len(chunk))
-                    await holding.volume.pull_pace.take(len(chunk))
-                    await self._take(holding, scanner, held, chunk)
-                    self._metrics.count_pulled(config.pool, config.pool_type, len(chunk))
-                    if scanner.verified_length - reported >= PULL_COMMIT_BYTES:
-                        await self._commit(holding, scanner)
-                        reported = scanner.verified_length
-                        await self._report(holding, reported, scanner.records, finished=False, verified=False)
+                # From here on it is part of what the writer of these bytes began, not of the leader's step.
+                with tracing.operation("copy", response.headers.get(TRACE_RESPONSE, ""), extent=command.extent):
+                    log.debug(
+                        "extent %d: bytes %d to %d from node %d",
+                        *(command.extent, start, stop, source.node_id),
+                        extra={"extent": command.extent, "volume": holding.volume.name},
+                    )
+                    async for chunk in response.content.iter_chunked(FEED_BYTES):
+                        await self._pace.take(len(chunk))
+                        await holding.volume.pull_pace.take(len(chunk))
+                        await self._take(holding, scanner, held, chunk)
+                        self._metrics.count_pulled(config.pool, config.pool_type, len(chunk))
+                        if scanner.verified_length - reported >= PULL_COMMIT_BYTES:
+                            await self._commit(holding, scanner)
+                            reported = scanner.verified_length
+                            await self._report(holding, reported, scanner.records, finished=False, verified=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise Unavailable(f"broke off at {scanner.verified_length}: {str(exc) or type(exc).__name__}") from exc
         finally:
@@ -291,7 +305,13 @@ class Puller:
         stripe = merge_stripe(command.extent, at, copies) if len(copies) > 1 else None
         if stripe is None:
             return False
-        log.warning("extent %d: the stripe at %d was put together from %d sources", command.extent, at, len(copies))
+        log.warning(
+            "extent %d: the stripe at %d was put together from %d sources",
+            command.extent,
+            at,
+            len(copies),
+            extra={"extent": command.extent},
+        )
         try:
             await self._take(holding, scanner, bytearray(), stripe)
         finally:
@@ -307,7 +327,14 @@ class Puller:
                     async for chunk in response.content.iter_any():
                         found += chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            log.debug("extent %d: node %d gave %d bytes: %s", extent, source.node_id, len(found), exc)
+            log.debug(
+                "extent %d: node %d gave %d bytes: %s",
+                extent,
+                source.node_id,
+                len(found),
+                exc,
+                extra={"extent": extent},
+            )
         return bytes(found)
 
     def _ask(
@@ -317,7 +344,8 @@ class Puller:
         base = peer.url if peer is not None else source.url
         url = f"{base}/i/raw/{extent}?from={start}&to={stop}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
-        return self._session.link.http.get(url, headers={CAPABILITY: source.capability}, timeout=timeout)
+        headers = {CAPABILITY: source.capability, TRACE: tracing.outgoing()}
+        return self._session.link.http.get(url, headers=headers, timeout=timeout)
 
     async def _take(self, holding: Holding, scanner: Scanner, held: bytearray, chunk: bytes) -> None:
         """Check a chunk; append what is whole now."""
@@ -388,7 +416,12 @@ class Puller:
         try:
             await session.link.call("given-up", report, Done, deadline_s=FAULT_WAIT_S)
         except CopypoolError as exc:
-            log.info("extent %d: nobody was told that its pull ended: %s", command.extent, exc.message)
+            log.info(
+                "extent %d: nobody was told that its pull ended: %s",
+                command.extent,
+                exc.message,
+                extra={"extent": command.extent},
+            )
 
     async def _tell_fault(self, extent: int, source_node: int) -> None:
         """Have the source verify itself: only its own finding marks it, and a repair must not wait for a reader."""
@@ -396,7 +429,9 @@ class Puller:
         try:
             await self._session.link.call("fault", fault, Done, deadline_s=FAULT_WAIT_S)
         except CopypoolError as exc:
-            log.info("extent %d: nobody was told of node %d: %s", extent, source_node, exc.message)
+            log.info(
+                "extent %d: nobody was told of node %d: %s", extent, source_node, exc.message, extra={"extent": extent}
+            )
 
     async def _report_damage(self, key: Key, holding: Holding, command: PullCommand, found: Corrupt) -> None:
         """The medium lost what it had kept. The file stays as it is: its other blocks may be needed."""

@@ -47,7 +47,7 @@ class Sealer:
             return
         extent.abandoned = True
         extent.holding.writing = False
-        log.warning("sealing extent %d early: %s", extent.log.extent, reason)
+        log.warning("sealing extent %d early: %s", extent.log.extent, reason, extra={"extent": extent.log.extent})
         self._spawn(self._seal(extent, unresolved, waiting))
 
     def finish(self, extent: OpenExtent, verdicts: list[Verdict]) -> None:
@@ -81,7 +81,9 @@ class Sealer:
             )
         except CopypoolError as exc:
             # The next registration seals it. Until then nobody knows.
-            log.warning("extent %d could not be sealed now: %s", extent.log.extent, exc)
+            log.warning(
+                "extent %d could not be sealed now: %s", extent.log.extent, exc, extra={"extent": extent.log.extent}
+            )
             unknown = OutcomeUnknown("the node lost its session: repeat with the same write id")
             for record in unresolved.records if unresolved is not None else []:
                 answer(record, unknown)
@@ -106,7 +108,11 @@ class Sealer:
             async with asyncio.timeout(CUT_WAIT_S):
                 await lock.acquire()
         except TimeoutError:
-            log.error("extent %d: a write hangs; it is cut at the next start", holding.extent)
+            log.error(
+                "extent %d: a write hangs; it is cut at the next start",
+                holding.extent,
+                extra={"extent": holding.extent},
+            )
             return False
         try:
             if holding.length > length:
@@ -117,7 +123,7 @@ class Sealer:
                 return False
             await holding.file.seal(length, group, refusals, NO_DIGEST)
         except CopypoolError as exc:
-            log.error("extent %d cannot be cut and sealed: %s", holding.extent, exc)
+            log.error("extent %d cannot be cut and sealed: %s", holding.extent, exc, extra={"extent": holding.extent})
             return False
         finally:
             lock.release()

@@ -124,6 +124,8 @@ class NodeServer:
             took_s = time.monotonic() - began_s
             metrics.requests.count(route, code, took_s)
             tracing.ended(trace, route, "server", took_s, code)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s: %s in %.1f ms", route, code, took_s * 1000)
 
     async def _dispatch(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         method = request.method

@@ -187,7 +187,7 @@ class StreamPool:
             await extent.holding.file.sync()
         except CopypoolError as exc:
             # The volume is read-only now, so the body's own sync at its end fails as well: that one is answered.
-            log.error("extent %d: early sync failed: %s", extent.log.extent, exc)
+            log.error("extent %d: early sync failed: %s", extent.log.extent, exc, extra={"extent": extent.log.extent})
 
     def _after_failure(self, extent: OpenExtent, error: BaseException) -> None:
         """A body that did not make it: its extent ends, unless nothing of it was begun."""
@@ -254,7 +254,13 @@ class StreamPool:
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
-            log.info("volume %s: %d long bodies are cut off: %s", self.volume.name, len(self._busy), reason)
+            log.info(
+                "volume %s: %d long bodies are cut off: %s",
+                self.volume.name,
+                len(self._busy),
+                reason,
+                extra={"volume": self.volume.name},
+            )
         for extent in (*self._free, *self._busy):
             waiting = list(extent.log.waiters())
             extent.log.kill(reason)

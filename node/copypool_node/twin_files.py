@@ -152,7 +152,7 @@ class TwinFiles:
         self._note_ended(key)
         if twin.holding is not None:
             twin.holding.writing = False
-        log.info("the twin of extent %d on volume %d has ended: %s", key[1], key[0], why)
+        log.info("the twin of extent %d on volume %d has ended: %s", key[1], key[0], why, extra={"extent": key[1]})
 
     def _note_ended(self, key: Key) -> None:
         self._ended[key] = None

@@ -16,8 +16,9 @@ import msgspec
 
 from copypool.protocol.errors import from_response
 from copypool.protocol.internal import Claim
-from copypool.protocol.routes import CAPABILITY, MSGPACK, OCTETS
+from copypool.protocol.routes import CAPABILITY, MSGPACK, OCTETS, TRACE
 from copypool.protocol.twins import AppendReply, TwinTarget
+from copypool.telemetry import tracing
 from copypool_node.format import Buffer
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class TwinLink:
             "Content-Type": OCTETS,
             "Accept": MSGPACK,
             "Content-Length": str(len(data)),
+            TRACE: tracing.outgoing(),
         }
         body = data if len(data) <= PIECE_BYTES else _pieces(data)
         async with self._session.link.http.post(url, data=body, headers=headers) as response:

@@ -15,6 +15,7 @@ import msgspec
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, DigestMismatch, Overloaded
 from copypool.protocol.internal import Done, VerifyReport
+from copypool.telemetry import tracing
 from copypool_node.disk import Missing, ReadFailed
 from copypool_node.format import Corrupt
 from copypool_node.holdings import Holdings
@@ -39,6 +40,7 @@ class VerifyJob(msgspec.Struct, frozen=True, eq=False):
     length: int
     sealed: bool
     cause: str = ""
+    trace: tracing.Trace | None = None  #: of who asked for it
 
 
 class Verifier:
@@ -77,11 +79,18 @@ class Verifier:
                 await self._wake.wait()
                 continue
             _, job = self._queue.popitem(last=False)
+            tracing.adopt(job.trace)
             try:
                 await self._report(await self.verify(job))
             except CopypoolError as exc:
                 # The leader asks again for what it does not hear of.
-                log.warning("volume %s: verifying extent %d: %s", self._volume.name, job.extent, exc)
+                log.warning(
+                    "volume %s: verifying extent %d: %s",
+                    self._volume.name,
+                    job.extent,
+                    exc,
+                    extra={"volume": self._volume.name, "extent": job.extent},
+                )
 
     async def verify(self, job: VerifyJob) -> VerifyReport:
         """Read the location and say what is true of it. Raises when that could not be found out."""
@@ -125,7 +134,13 @@ class Verifier:
             self._metrics.verified_extents += 1
         else:
             self._metrics.damaged_extents += 1
-            log.error("volume %s: extent %d: %s", self._volume.name, job.extent, evidence)
+            log.error(
+                "volume %s: extent %d: %s",
+                self._volume.name,
+                job.extent,
+                evidence,
+                extra={"volume": self._volume.name, "extent": job.extent},
+            )
         holding = self._holdings.find(job.extent, self._volume, job.generation)
         if holding is not None:
             holding.damaged = not good

@@ -100,7 +100,7 @@ class MountedVolume:
             await self.disk.probe()
             await self._note_revision()
         except CopypoolError as exc:
-            log.error("volume %s: the probe failed: %s", self.name, exc)
+            log.error("volume %s: the probe failed: %s", self.name, exc, extra={"volume": self.name})
 
     async def _note_revision(self) -> None:
         """Keep the label's catalog revision young, so that a catalog that went back is recognised."""
@@ -182,10 +182,17 @@ class MountedVolume:
         news = directive.access_since_ms > self.access_since_ms
         self.access_since_ms = directive.access_since_ms
         if news and directive.access == "readwrite" and self.disk.readonly_reason:
-            log.warning("volume %s takes writes again after: %s", self.name, self.disk.readonly_reason)
+            log.warning(
+                "volume %s takes writes again after: %s",
+                self.name,
+                self.disk.readonly_reason,
+                extra={"volume": self.name},
+            )
             self.disk.forgive()
         if directive.access != self.access:
-            log.warning("volume %s is %s now (was %s)", self.name, directive.access, self.access)
+            log.warning(
+                "volume %s is %s now (was %s)", self.name, directive.access, self.access, extra={"volume": self.name}
+            )
             self.access = directive.access
 
     # -- open extents -------------------------------------------------------------------------

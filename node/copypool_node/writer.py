@@ -95,6 +95,9 @@ class Lane:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            # One write and one commit for many records: they go under the trace of the first.
+            head = self._queue.head
+            tracing.adopt(None if head is None else head.trace)
             try:
                 extent = await self._writable()
             except CopypoolError as exc:
@@ -111,8 +114,6 @@ class Lane:
         return len(self._queue) >= self._worth or self._queue.queued_bytes >= GROUP_BYTES_MAX
 
     async def _append(self, extent: OpenExtent, records: list[PendingRecord]) -> None:
-        # One call for all of them: it goes under the trace of the first.
-        tracing.adopt(records[0].trace if records else None)
         try:
             group = await extent.write_group(records)
         except CopypoolError as exc:
@@ -175,7 +176,12 @@ class Lane:
                 try:
                     self._current = await spare
                 except CopypoolError as exc:
-                    log.warning("volume %s: no extent was opened ahead: %s", self.volume.name, exc)
+                    log.warning(
+                        "volume %s: no extent was opened ahead: %s",
+                        self.volume.name,
+                        exc,
+                        extra={"volume": self.volume.name},
+                    )
                     self._current = None
             if self._current is None or self._current.log.dead:
                 self._current = await self.volume.open_extent(self.class_id)
@@ -198,6 +204,7 @@ class Lane:
 
     # -- deadlines, idleness, end -------------------------------------------------------------
     async def _sweep(self) -> None:
+        tracing.adopt(None)  # it outlives the request that made this lane
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
@@ -233,7 +240,12 @@ class Lane:
                         self._moved.clear()
                         await self._moved.wait()
             except TimeoutError:
-                log.warning("volume %s: groups are still under way after %.0f s", self.volume.name, finish_s)
+                log.warning(
+                    "volume %s: groups are still under way after %.0f s",
+                    self.volume.name,
+                    finish_s,
+                    extra={"volume": self.volume.name},
+                )
         self._stopping = reason
         self._fail(self._queue.drain(), Unavailable(f"{reason}: take another write lease"))
         self._wake.set()
@@ -252,7 +264,12 @@ class Lane:
         self._fail(self._queue.drain(), Unavailable(reason))
         for task in done:
             if task.exception() is not None:
-                log.error("the lane of volume %s ended by an error", self.volume.name, exc_info=task.exception())
+                log.error(
+                    "the lane of volume %s ended by an error",
+                    self.volume.name,
+                    exc_info=task.exception(),
+                    extra={"volume": self.volume.name},
+                )
 
     def _quiet(self) -> bool:
         current = self._current

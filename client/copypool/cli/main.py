@@ -17,6 +17,7 @@ import click
 from copypool.cli import admin, cluster, files, insight, namespaces, policies, processes
 from copypool.cli.options import Verb, Verbs, settings, show_json
 from copypool.protocol.errors import CopypoolError, Invalid
+from copypool.telemetry import tracing
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -97,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        code = cli.main(given, prog_name="copypool", standalone_mode=False)
+        # As other tools do it: who calls us within a trace says so in the environment.
+        with tracing.continuing(os.environ.get("TRACEPARENT", "")):
+            code = cli.main(given, prog_name="copypool", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as exc:
         code = exc.exit_code

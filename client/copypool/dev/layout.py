@@ -71,6 +71,8 @@ class Tuning(msgspec.Struct, frozen=True):
     scrub_period_s: int = 14 * 24 * 3600  #: everything is read back within this time
     drop_delay_s: int = 330  #: what is not needed any more stays on its disk for this long
     idle_seal_s: float = 30.0  #: an extent that got nothing for so long is sealed, then read back
+    log_format: str = "console"  #: or `json`
+    log_level: str = "info"
 
 
 class Cluster(msgspec.Struct, frozen=True):

@@ -76,6 +76,8 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "drop_delay_s": cluster.tuning.drop_delay_s,
         "session_ttl_s": cluster.tuning.session_ttl_s,
         "bootstrap": {"namespace": NAMESPACE},
+        "log_format": cluster.tuning.log_format,
+        "log_level": cluster.tuning.log_level,
     }
 
 
@@ -89,6 +91,8 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
         "host": process.name,
         "coordinators": [coordinator.url for coordinator in cluster.of("coordinator")],
         "join_token_file": str(layout.join_token),
+        "log_format": cluster.tuning.log_format,
+        "log_level": cluster.tuning.log_level,
         "state_dir": str(layout.data(process.name) / "state"),
         "volumes": [
             {

@@ -48,7 +48,9 @@ FIRST_SENT = "Copypool-First-Sent"  #: ms of cluster time at which this write id
 DIGEST = "Copypool-Digest"  #: `blake3:<hex>`; of the body in requests (checked), of the file in answers
 VERSION = "Copypool-Version"
 METADATA = "Copypool-Meta"  #: user metadata: JSON object of strings, percent-encoded
-TRACE = "traceparent"
+TRACE = "traceparent"  #: W3C Trace Context
+#: In answers of `/i/raw`: the trace of the last write to the extent, which the pull goes on with.
+TRACE_RESPONSE = "traceresponse"
 
 HEADERS_MAX_BYTES = 16 * 1024  #: of one field; what does not fit is refused with 400 / 431
 

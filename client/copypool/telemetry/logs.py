@@ -64,12 +64,17 @@ class JsonFormatter(_WithContext):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _encodable(record.getMessage()),
             **self._context(record),
         }
         if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+            fields["error"] = _encodable(self.formatException(record.exc_info))
         return msgspec.json.encode(fields).decode("utf-8")
+
+
+def _encodable(text: str) -> str:
+    """Names of files that are no UTF-8 come as lone surrogates, which no JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ConsoleFormatter(_WithContext):

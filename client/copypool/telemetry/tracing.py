@@ -14,11 +14,11 @@ import functools
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,11 +141,28 @@ def continuing(traceparent: str) -> Iterator[Trace]:
 
 
 @contextmanager
-def operation(name: str, **attributes: str | int) -> Iterator[Trace]:
-    """One piece of work of this process, with what it does inside; part of the current trace, or the root of one."""
+def within(trace: Trace | None) -> Iterator[None]:
+    """What is done inside belongs to this trace; None changes nothing. Not around a `yield` of a generator."""
+    token = _current.set(trace) if trace is not None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _current.reset(token)
+
+
+@contextmanager
+def operation(name: str, traceparent: str = "", **attributes: str | int) -> Iterator[Trace]:
+    """One piece of work of this process, with what it does inside.
+
+    It is part of the trace of `traceparent`, else of the current one, else the root of a new one.
+    """
     above = _current.get()
-    ambient = _ambient() if above is None and _ambient is not None else ""
-    trace = Trace(ambient if above is None else above.traceparent)
+    if not traceparent and above is not None:
+        traceparent = above.traceparent
+    elif not traceparent and _ambient is not None:
+        traceparent = _ambient()
+    trace = Trace(traceparent)
     token = _current.set(trace)
     began_s = time.monotonic()
     code = "ok"
@@ -159,10 +176,10 @@ def operation(name: str, **attributes: str | int) -> Iterator[Trace]:
         ended(trace, name, "internal", time.monotonic() - began_s, code, attributes)
 
 
-def traced(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+def traced(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Make each call of a coroutine function an `operation`."""
 
-    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @functools.wraps(function)
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             with operation(name):
