@@ -56,6 +56,7 @@ _OF_VOLUMES: tuple[tuple[Family, Callable[[MountedVolume], float]], ...] = (
     (metrics.WRITABLE, lambda volume: not volume.refusal()),
     (metrics.SAFE_MODE, lambda volume: bool(volume.safe_mode)),
     (metrics.UNKNOWN, lambda volume: volume.unknown_extents),
+    (metrics.PULL_LIMIT, lambda volume: volume.pull_pace.bytes_s),
 )
 
 

@@ -73,13 +73,19 @@ UNKNOWN = Family(
 )
 VERIFY_QUEUE = Family("copypool_node_volume_verify_queue", "gauge", "Locations that wait to be verified.", _VOLUME)
 PULL_QUEUE = Family("copypool_node_volume_pull_queue", "gauge", "Pulls that run or wait.", _VOLUME)
+PULL_LIMIT = Family(
+    "copypool_node_volume_pull_limit_bytes_per_second",
+    "gauge",
+    "The volume's share of its pool's bandwidth budget; 0: pulls run as fast as they can.",
+    _VOLUME,
+)
 
 #: Everything that the page may hold.
 FAMILIES = (
     *(REQUESTS, DURATION, GROUP, SYNC, COMMIT, TWIN, PUT_BYTES, GET_BYTES, PULLED_BYTES, PULLS, SERVED_BYTES),
     *(TWIN_BYTES, TWINS_FAILED, SEALED, VERIFIED, DAMAGED, IN_WORK, SESSION, LEASE_MARGIN, HOLDINGS, FILL),
     *(FREE, TOTAL, RESERVE, STORED, OPEN_EXTENTS, QUEUED, PROBE_AGE, WRITABLE, SAFE_MODE, UNKNOWN),
-    *(VERIFY_QUEUE, PULL_QUEUE),
+    *(VERIFY_QUEUE, PULL_QUEUE, PULL_LIMIT),
     *process.FAMILIES,
 )
 

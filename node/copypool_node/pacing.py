@@ -17,6 +17,11 @@ class Pace:
         self._monotonic = monotonic
         self._free_at_s = monotonic()
 
+    @property
+    def bytes_s(self) -> int:
+        """The rate now; 0: no limit."""
+        return self._bytes_s
+
     def set_rate(self, bytes_s: int) -> None:
         """A new rate for what is asked for from now on; who waits already waits as he was told."""
         self._bytes_s = bytes_s
