@@ -76,6 +76,7 @@ class ProcessApi:
         found = starting.preview(self._view, facts, marks, plan)
         row = plan.row
         starting.refuse_twins(self._view, row)
+        starting.refuse_futile(found)
         if found.dies_extents and not body.force:
             lost = ", ".join(str(entry.extent) for entry in found.blocked[:10])
             raise Conflict(

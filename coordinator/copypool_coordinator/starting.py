@@ -179,6 +179,22 @@ def refuse_twins(view: ClusterView, row: ProcessRow) -> None:
             )
 
 
+def refuse_futile(found: Preview) -> None:
+    """A volume is not taken out of service for a move of which nothing can be done.
+
+    Raises:
+        Conflict: the preview says that none of its extents can go anywhere now.
+    """
+    if found.verb not in ("move", "drain") or not found.extents or found.blocked_extents < found.extents:
+        return
+    raise Conflict(
+        f"nothing of {found.what} can move now, so nothing was begun: {found.blocked[0].why} (--preview lists all "
+        f"{found.extents} extents). Add a volume on another node to the pool or bring back who is away; `restore` what "
+        "is lost; to merely stop writes there, `volume update V --access readonly`",
+        blocked_extents=found.blocked_extents,
+    )
+
+
 def take_marks(view: ClusterView, row: ProcessRow, opened: Mapping[int, OpenRow]) -> None:
     """Backup: remember what is committed now. `opened` must have been read after the request came."""
     row.until_extent = max(view.extents, default=-1)

@@ -253,18 +253,39 @@ def test_a_drained_node_is_empty_and_nothing_was_less_protected_meanwhile() -> N
     assert jobs.cluster.view.volumes["volume1"].row.intent == "drain", "it takes nothing before it is released"
 
 
-def test_a_move_with_nowhere_to_go_ends_incomplete_and_gives_the_volume_back() -> None:
+def test_a_move_with_nowhere_to_go_is_not_begun() -> None:
+    """Else the volume would be out of service for nothing."""
     jobs = cluster_with(primary_nodes=1)
+    for request in (ProcessRequest("move", volume="volume1"), ProcessRequest("drain", node="node1")):
+        found = jobs.preview(request)
+        assert found.blocked_extents == found.extents == 3
+        with pytest.raises(Conflict, match="nothing was begun: no volume of pool 'primary'"):
+            jobs.start(request)
+    assert jobs.cluster.view.volumes["volume1"].row.intent == ""
+
+
+def test_a_move_whose_only_place_goes_ends_incomplete_and_gives_the_volume_back() -> None:
+    jobs = cluster_with()
     jobs.watch_protection()
-    found = jobs.preview(ProcessRequest("move", volume="volume1"))
-    assert found.blocked_extents == 3
     process = jobs.start(ProcessRequest("move", volume="volume1"))
+    jobs.cluster.set_access(2, "readonly")
     jobs.run(process)
     row = jobs.row(process)
     assert (row.state, row.skipped_total) == ("incomplete", 3)
     assert "no volume of pool 'primary'" in row.skipped[0].why
     assert jobs.cluster.view.volumes["volume1"].row.intent == ""
     assert on(jobs, 1) == [0, 1, 2]
+
+
+def test_a_reason_names_the_pool_that_is_in_the_way() -> None:
+    jobs = cluster_with(1, primary_nodes=1, copy_nodes=1)
+    (copy,) = jobs.preview(ProcessRequest("move", volume="volume2")).blocked
+    assert copy.why.startswith("no volume of pool 'copy'")
+    jobs.cluster.add_node(3, "primary")
+    jobs.cluster.mark(0, 2, "damaged")
+    jobs.cluster.set_access(2, "readonly")
+    (primary,) = jobs.preview(ProcessRequest("drain", node="node1")).blocked
+    assert primary.why.startswith("it has to be whole in pool 'copy' too: no volume of pool 'copy'")
 
 
 def test_a_cancelled_move_keeps_what_was_moved_and_goes_on_when_asked_again() -> None:
