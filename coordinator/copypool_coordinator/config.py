@@ -95,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: How long a location that is not needed any more stays: the life of a read capability and 30 s. Less is for tests:
     #: readers who were sent there then have to go elsewhere in the middle of a read.
     drop_delay_s: Annotated[int, msgspec.Meta(ge=0)] = 330
+    process_patience_s: Annotated[int, msgspec.Meta(ge=0)] = 60  #: a process of which nothing can go on ends after this
     scrub_floor_bytes_s: ScrubRate = 1024 * 1024  #: per volume: as fast at least, while something is due
     scrub_ceiling_bytes_s: ScrubRate = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
     shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM

@@ -228,6 +228,7 @@ class Coordinator:
             grace_ms=config.grace_s * 1000,
             scrub_period_ms=config.scrub_period_s * 1000,
             drop_delay_ms=config.drop_delay_s * 1000,
+            process_patience_ms=config.process_patience_s * 1000,
             scrub_floor_bytes_per_s=config.scrub_floor_bytes_s,
             scrub_bytes_per_s=config.scrub_ceiling_bytes_s,
         )

@@ -76,7 +76,7 @@ class ProcessApi:
         found = starting.preview(self._view, facts, marks, plan)
         row = plan.row
         starting.refuse_twins(self._view, row)
-        starting.refuse_futile(found)
+        starting.refuse_futile(self._view, facts, marks, plan)
         if found.dies_extents and not body.force:
             lost = ", ".join(str(entry.extent) for entry in found.blocked[:10])
             raise Conflict(
@@ -100,18 +100,12 @@ class ProcessApi:
         if body.verb == "backup":
             starting.take_marks(self._view, plan.row, facts.opened)
         elif body.verb == "rebalance":
-            starting.take_surplus(self._view, facts, plan.row, self._sizes())
+            loads = self._heartbeats.loads(time.monotonic())
+            starting.take_surplus(self._view, facts, plan.row, starting.fullness(self._view, loads))
         leaving = plan.row.volumes if plan.intent or plan.access else ()
         loads = self._heartbeats.loads(time.monotonic())
         facts.choose = chooser(self._view, loads, facts.orders, leaving)
         return plan, starting.granted(facts, plan), marks
-
-    def _sizes(self) -> dict[int, tuple[int, int]]:
-        loads = self._heartbeats.loads(time.monotonic())
-        return {
-            volume: (load.report.total_bytes - load.report.free_bytes, load.report.total_bytes)
-            for volume, load in loads.items()
-        }
 
     async def _take_extents(self, principal: Principal, body: ProcessRequest, row: ProcessRow) -> None:
         """The extents that the namespace's files are in, read page by page; exact per page."""

@@ -192,7 +192,8 @@ class Obstacles:
         own = one.pool if place is None else place.pool
         pools.sort(key=lambda pool: pool.pool != own)  # what it is about is named first
         if row.open and not one.pool:
-            return None  # it is sealed first
+            needed = verb in ("move", "drain") and any(pool.pool == own for pool in pools)
+            return self._of_sealing(one, row, own) if needed else None
         if verb == "delete":
             return self._of_discarding(one, row, standing.committed)
         for pool in pools:
@@ -205,6 +206,10 @@ class Obstacles:
         if one.volume and verb != "audit":
             return self._of_leaving(one, row, standing.committed, standing.settled)
         return None
+
+    def _of_sealing(self, one: Left, row: ExtentRow, pool: int) -> Obstacle | None:
+        """Open, on a volume that it is to leave: it is sealed first, whatever becomes of it then; it needs a place."""
+        return None if self._can_place(row, pool, one.volume) else self._of_waiting(row, pool, one.volume)
 
     def _of_reading(self, one: Left) -> Obstacle | None:
         place = self._facts.places.get(one.volume)

@@ -21,6 +21,7 @@ from copypool.protocol.processes import (
     VolumeIntent,
 )
 from copypool_coordinator.controllers.processes import FOUND_MAX
+from copypool_coordinator.heartbeats import Loads
 from copypool_coordinator.jobs import EMPTYING
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.orders import Orders
@@ -179,26 +180,49 @@ def refuse_twins(view: ClusterView, row: ProcessRow) -> None:
             )
 
 
-def refuse_futile(found: Preview) -> None:
-    """A volume is not taken out of service for a move of which nothing can be done.
+def refuse_futile(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Plan) -> None:
+    """A volume is not taken out of service for a move of which nothing can be done. `facts` as for the preview.
 
     Raises:
-        Conflict: the preview says that none of its extents can go anywhere now.
+        Conflict: none of its extents can go anywhere now.
     """
-    if found.verb not in ("move", "drain") or not found.extents or found.blocked_extents < found.extents:
+    if plan.row.verb not in ("move", "drain"):
         return
-    raise Conflict(
-        f"nothing of {found.what} can move now, so nothing was begun: {found.blocked[0].why} (--preview lists all "
-        f"{found.extents} extents). Add a volume on another node to the pool or bring back who is away; `restore` what "
-        "is lost; to merely stop writes there, `volume update V --access readonly`",
-        blocked_extents=found.blocked_extents,
-    )
+    obstacles = Obstacles(view, facts)
+    why = ""
+    held = 0
+    for one in left(view, facts, marks, plan.row):
+        if is_empty(one.bytes):
+            continue
+        obstacle = obstacles.of(plan.row.verb, one)
+        if obstacle is None or obstacle.waits:
+            return
+        why = why or obstacle.why
+        held += 1
+    if held:
+        raise Conflict(
+            f"nothing of {plan.row.what} can move now, so nothing was begun: {why} (--preview lists all {held} "
+            "extents). Add a volume on another node to the pool or bring back who is away; `restore` what is lost; to "
+            "merely stop writes there, `volume update V --access readonly`",
+            blocked_extents=held,
+        )
 
 
 def take_marks(view: ClusterView, row: ProcessRow, opened: Mapping[int, OpenRow]) -> None:
     """Backup: remember what is committed now. `opened` must have been read after the request came."""
     row.until_extent = max(view.extents, default=-1)
     row.lengths = sorted((extent, sample.length) for extent, sample in opened.items())
+
+
+def fullness(view: ClusterView, loads: Loads) -> dict[int, tuple[int, int]]:
+    """Volume -> (used, total) bytes, of what it may take: its size limit, or its file system."""
+    found = {}
+    for volume, load in loads.items():
+        entry = view.volumes_by_id.get(volume)
+        limit = entry.row.limit_bytes if entry is not None else 0
+        total = min(load.report.total_bytes, limit or load.report.total_bytes)
+        found[volume] = (max(0, total - load.report.free_bytes), total)
+    return found
 
 
 def take_surplus(view: ClusterView, facts: Facts, row: ProcessRow, sizes: Mapping[int, tuple[int, int]]) -> None:

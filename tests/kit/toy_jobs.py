@@ -74,7 +74,7 @@ class ToyJobs:
         found = starting.preview(self.cluster.view, facts, self.marks(), plan)
         row = plan.row
         starting.refuse_twins(self.cluster.view, row)
-        starting.refuse_futile(found)
+        starting.refuse_futile(self.cluster.view, facts, self.marks(), plan)
         row.total_extents, row.total_bytes = found.extents, found.bytes
         row.updated_ms = self.cluster.now_ms
         for volume in row.volumes if plan.access or plan.intent else ():

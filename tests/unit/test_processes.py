@@ -264,6 +264,19 @@ def test_a_move_with_nowhere_to_go_is_not_begun() -> None:
     assert jobs.cluster.view.volumes["volume1"].row.intent == ""
 
 
+def test_a_move_of_open_extents_with_nowhere_to_go_is_not_begun_either() -> None:
+    """They are sealed first, and then are as stuck as the others; an empty one needs no place."""
+    jobs = cluster_with(1, primary_nodes=1)
+    jobs.cluster.open_extent(8, writer=1, length=MIB)
+    jobs.cluster.open_extent(9, writer=1, length=4096)
+    with pytest.raises(Conflict, match="lists all 2 extents"):
+        jobs.start(ProcessRequest("move", volume="volume1"))
+    jobs.cluster.add_node(5, "primary")
+    process = jobs.start(ProcessRequest("move", volume="volume1"))
+    jobs.run(process)
+    assert jobs.row(process).state == "done"
+
+
 def test_a_move_whose_only_place_goes_ends_incomplete_and_gives_the_volume_back() -> None:
     jobs = cluster_with()
     jobs.watch_protection()

@@ -70,6 +70,7 @@ class Tuning(msgspec.Struct, frozen=True):
     session_ttl_s: int = 15  #: how long a silent node keeps its session
     scrub_period_s: int = 14 * 24 * 3600  #: everything is read back within this time
     drop_delay_s: int = 330  #: what is not needed any more stays on its disk for this long
+    process_patience_s: int = 60  #: a process of which nothing can go on ends after this
     idle_seal_s: float = 30.0  #: an extent that got nothing for so long is sealed, then read back
     log_format: str = "console"  #: or `json`
     log_level: str = "info"

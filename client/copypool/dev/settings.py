@@ -74,6 +74,7 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "grace_s": cluster.tuning.grace_s,
         "scrub_period_s": cluster.tuning.scrub_period_s,
         "drop_delay_s": cluster.tuning.drop_delay_s,
+        "process_patience_s": cluster.tuning.process_patience_s,
         "session_ttl_s": cluster.tuning.session_ttl_s,
         "bootstrap": {"namespace": NAMESPACE},
         "log_format": cluster.tuning.log_format,
