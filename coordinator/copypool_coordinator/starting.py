@@ -215,13 +215,22 @@ def take_marks(view: ClusterView, row: ProcessRow, opened: Mapping[int, OpenRow]
 
 
 def fullness(view: ClusterView, loads: Loads) -> dict[int, tuple[int, int]]:
-    """Volume -> (used, total) bytes, of what it may take: its size limit, or its file system."""
+    """Volume -> (used, total) bytes, of what it may take: its size limit, or its file system.
+
+    What is on its way out is as good as gone, else what was moved a moment ago would be moved once more.
+    """
     found = {}
     for volume, load in loads.items():
         entry = view.volumes_by_id.get(volume)
         limit = entry.row.limit_bytes if entry is not None else 0
         total = min(load.report.total_bytes, limit or load.report.total_bytes)
-        found[volume] = (max(0, total - load.report.free_bytes), total)
+        leaving = sum(
+            location.length
+            for extent in view.extents_by_volume.get(volume, ())
+            for location in view.extents[extent].row.locations
+            if location.volume == volume and location.state == "dropping"
+        )
+        found[volume] = (max(0, total - load.report.free_bytes - leaving), total)
     return found
 
 

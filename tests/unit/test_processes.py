@@ -12,6 +12,7 @@ from copypool_coordinator.controllers import processes
 from copypool_coordinator.controllers.actions import Pull, TrimProcesses, Verify, WriteProcess
 from copypool_coordinator.policy import Memory, Policy
 from copypool_coordinator.rows import FORMAT, ProcessRow
+from kit.little_view import LittleView, report
 from kit.toy_cluster import MIB, ToyCluster
 from kit.toy_jobs import ToyJobs
 
@@ -225,6 +226,23 @@ def test_a_place_that_is_being_freed_is_waited_for() -> None:
     jobs.run(second)
     assert jobs.row(second).state == "done"
     assert on(jobs, 1) == [0, 1, 2]
+
+
+def test_what_goes_is_no_part_of_how_full_a_volume_is() -> None:
+    """A second rebalance within the 330 s that dropped files stay would move the same bytes once more."""
+    jobs = cluster_with(policy=Policy(grace_ms=60_000))
+    little = LittleView()
+    little.beat(1, {1: report(1, free=900 * MIB)})
+    loads = {1: little.heartbeats.loads(0.0)[1]}
+    total = loads[1].report.total_bytes
+    used = total - 900 * MIB
+    assert starting.fullness(jobs.cluster.view, loads) == {1: (used, total)}
+    jobs.run(jobs.start(ProcessRequest("move", volume="volume1")))
+    assert starting.fullness(jobs.cluster.view, loads) == {1: (used - 3 * LENGTH, total)}
+
+    row = jobs.cluster.view.volumes["volume1"].row
+    jobs.cluster.put(keys.named(keys.VOLUME, "volume1"), replace(row, limit_bytes=1000 * MIB))
+    assert starting.fullness(jobs.cluster.view, loads) == {1: (max(0, 100 * MIB - 3 * LENGTH), 1000 * MIB)}
 
 
 def test_a_place_that_is_never_freed_is_not_waited_for_without_end() -> None:
