@@ -5,11 +5,12 @@ READY := $(VENV)/.ready
 ETCD_READY := $(VENV)/.etcd-ready
 BENCH_READY := $(VENV)/.bench-ready
 CHART_READY := $(VENV)/.chart-ready
+DRILLS_READY := $(VENV)/.drills-ready
 # The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow unit demo bench chart images clean
+.PHONY: help setup check reference format test slow unit demo bench chart images drills soak clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +31,10 @@ $(BENCH_READY): $(READY) .ci/setup-bench
 
 $(CHART_READY): $(READY) .ci/setup-chart
 	.ci/setup-chart $(VENV)
+	@touch $@
+
+$(DRILLS_READY): $(READY) .ci/setup-drills
+	.ci/setup-drills $(VENV)
 	@touch $@
 
 check: $(READY) ## Lint, format, types, layers: seconds
@@ -67,6 +72,12 @@ chart: $(CHART_READY) ## The Helm chart: schema, what it renders, its life on an
 images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with or without a registry; BASE_IMAGE=...
 	.ci/setup-docker start
 	.ci/build-images $(VENV)
+
+drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the availability table; root. SHORT=1: under 5 minutes
+	pytest tests/drills -o timeout=600 $(if $(SHORT),-m short) $(DRILLS)
+
+soak: images $(DRILLS_READY) ## Random faults for MINUTES=30 from SEED=1, judged as a whole; root
+	PYTHONPATH=tests python -m drills.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(SOAK)
 
 clean: ## Stop what `copypool dev` runs here, then remove .venv, .dev, .demo and caches
 	@for dir in .dev .demo; do \

@@ -146,6 +146,10 @@ class History:
         with self._lock:
             return len(self._events)
 
+    def now_s(self) -> float:
+        """Seconds since the history began."""
+        return self._clock() - self._began_s
+
     def invoke(
         self,
         client: int,

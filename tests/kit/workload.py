@@ -220,6 +220,7 @@ class Load:
     impatient_share: float = 0.01  #: of operations: given up after at most `impatient_max_s`
     impatient_max_s: float = 0.02
     pause_s: float = 0.05  #: of a client after an operation that was not answered
+    think_s: float = 0.0  #: of a client after every operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +269,14 @@ class Workload:
         self.history = history if history is not None else History()
         self._store = store
         self._load = load
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let no further operation begin; `run` ends when those under way have."""
+        self._stopped = True
 
     async def run(self) -> None:
-        """Run until the operations or the time are used up; ends within `operation_max_s` after that.
+        """Run until stopped, or the operations or the time are used up; ends within `operation_max_s` after that.
 
         What an operation raises is recorded, an error outside the SDK's tree ends the run. Cancelled: the operations
         that run are recorded as unknown.
@@ -282,9 +288,11 @@ class Workload:
 
     async def _work(self, client: int, until_s: float) -> None:
         for step in steps(self._load, client):
-            if len(self.history) >= self._load.operations_max or time.monotonic() >= until_s:
+            if self._stopped or len(self.history) >= self._load.operations_max or time.monotonic() >= until_s:
                 return
             await self._perform(client, step)
+            if self._load.think_s:
+                await asyncio.sleep(self._load.think_s)
 
     async def read_everything(self) -> None:
         """List the load's prefix and read every path that was written to, for `check(..., final=True)`.

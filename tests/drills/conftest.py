@@ -1,0 +1,71 @@
+"""One cluster in containers for all drills, made anew after a drill that failed; the table at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from drills import table
+from drills.cluster import DrillCluster
+from drills.containers import Containers
+from drills.table import Row
+
+TABLE = Path(__file__).with_name("availability.md")
+ABOUT = """\
+What clients felt from the injection of a fault until every live byte was where policy wants it again, as `make drills`
+took it: eight clients, three etcd members, two coordinators, four nodes in two zones, each a container.
+Reads are gets, stats and listings. "Unknown" writes were not answered; the checker explains the whole history with each
+of them either applied or not. A stall is the longest time that one client waited for an answer, over as many calls as
+that took. The time to full protection contains the fault's own length."""
+
+_rows = pytest.StashKey[list[Row]]()
+_cluster = pytest.StashKey[list[Containers]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_rows] = []
+    config.stash[_cluster] = []
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[Row], None]:
+    """Puts a row into the table."""
+    return request.config.stash[_rows].append
+
+
+@pytest.fixture
+def shared_cluster(request: pytest.FixtureRequest) -> Iterator[DrillCluster]:
+    """The cluster that drills share; a drill that fails takes it with it."""
+    kept = request.config.stash[_cluster]
+    if not kept:
+        containers = Containers()
+        containers.up()
+        kept.append(containers)
+    failures = request.session.testsfailed
+    yield DrillCluster(kept[0])
+    if request.session.testsfailed != failures:
+        _close(kept)
+
+
+def _close(kept: list[Containers]) -> None:
+    while kept:
+        containers = kept.pop()
+        containers.close()
+        assert not containers.leftovers(), f"left behind: {containers.leftovers()}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _close(session.config.stash[_cluster])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash[_rows]
+    if rows:
+        terminalreporter.write_line("")
+        terminalreporter.write(table.table(rows))
+    if os.environ.get("DRILLS_TABLE"):
+        table.write(TABLE, rows, ABOUT)

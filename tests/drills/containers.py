@@ -1,0 +1,265 @@
+"""A real cluster in containers: started by testcontainers, hurt through signals, name spaces and mounts.
+
+Blocking; `drills.cluster` has the same for an event loop. Needs root (mounts, name spaces) and a Docker engine on this
+machine. When it ends nothing is left: no container, network, mount, loop device or file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # its image may not be had; `close` cleans up
+
+import docker
+import docker.errors
+from docker.types import IPAMConfig, IPAMPool
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from copypool.protocol.tokens import new_token
+from drills.disks import Disk
+from drills.layout import (
+    CONF,
+    SECRETS,
+    STATE,
+    USER_ID,
+    VOLUME,
+    Layout,
+    Member,
+    etcd_arguments,
+    layout_of,
+    settings_of,
+)
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10
+_POLL_S = 0.1
+_PREFIX = "copypool-drill-"  #: of folders and containers; the process id of their run follows
+_LABEL = "copypool.drill"  #: of networks: the process id of their run
+_TAG = os.environ.get("TAG", "local")
+#: Addresses for measurements (RFC 2544): no machine on the net has one.
+_NETWORKS = [f"198.18.{n}" for n in range(100, 200)]
+
+
+class Containers:
+    """The containers of one cluster, their disks and their network."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            raise RuntimeError("the drills mount disks and enter name spaces: run them as root")
+        self._undo = ExitStack()
+        self._containers: dict[str, DockerContainer] = {}
+        self.disks: dict[str, Disk] = {}
+        self.volumes: dict[str, str] = {}  #: the name of each node's volume; a new disk has a new one
+        self.folder = Path()
+        self.layout = Layout(())
+
+    # -- life ---------------------------------------------------------------------------------
+    def up(self) -> None:
+        """Start everything and wait until it is ready. After a failure nothing is left.
+
+        What a run that was killed has left on this machine is removed before.
+        """
+        sweep()
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+            self.folder.chmod(0o755)
+            self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            network = self._network()
+            self._write_secrets()
+            for member in self.layout.members:
+                self._create(member, network)
+            self.await_ready(member.name for member in self.layout.members)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End and remove everything; safe to repeat."""
+        self._undo.close()
+        self._containers.clear()
+
+    def _network(self) -> Network:
+        for prefix in _NETWORKS:
+            pool = IPAMConfig(pool_configs=[IPAMPool(subnet=f"{prefix}.0/24", gateway=f"{prefix}.1")])
+            network = Network(
+                docker_network_kw={"ipam": pool, "driver": "bridge", "labels": {_LABEL: str(os.getpid())}}
+            )
+            try:
+                network.create()
+            except docker.errors.APIError as exc:
+                if "overlap" not in str(exc):
+                    raise
+                continue
+            self._undo.callback(network.remove)
+            self.layout = layout_of(prefix)
+            return network
+        raise RuntimeError(f"no free network among {_NETWORKS[0]}.0/24 .. {_NETWORKS[-1]}.0/24")
+
+    def _write_secrets(self) -> None:
+        folder = self.folder / "secrets"
+        folder.mkdir(mode=0o700)
+        os.chown(folder, USER_ID, USER_ID)
+        contents = {
+            "master-secret": secrets.token_hex(32),
+            "join-token": secrets.token_hex(32),
+            "admin-token": new_token(secrets.token_bytes(24)),
+        }
+        for name, content in contents.items():
+            path = folder / name
+            path.touch(mode=0o600)
+            path.write_text(f"{content}\n")
+            os.chown(path, USER_ID, USER_ID)
+
+    @property
+    def admin_token(self) -> str:
+        """The first administrator's token."""
+        return (self.folder / "secrets" / "admin-token").read_text().strip()
+
+    def state(self, name: str) -> Path:
+        """The folder that a member keeps its state in; etcd's data is in `etcd` below."""
+        return self.folder / f"{name}.state"
+
+    def _create(self, member: Member, network: Network) -> None:
+        state = self.state(member.name)
+        state.mkdir(mode=0o700)
+        os.chown(state, USER_ID, USER_ID)
+        container = DockerContainer(f"copypool-{member.kind}:{_TAG}", name=f"{self.folder.name}-{member.name}")
+        container.with_network(network)
+        container.with_volume_mapping(str(state), STATE, "rw")
+        if member.kind == "etcd":
+            container.with_command(etcd_arguments(self.layout, member))
+        else:
+            self.volumes[member.name] = f"{member.name}-1"
+            config = self._configure(member)
+            container.with_volume_mapping(str(config), f"{CONF}/{member.kind}.toml", "ro")
+            container.with_volume_mapping(str(self.folder / "secrets"), SECRETS, "ro")
+        if member.kind == "node":
+            disk = Disk(self.folder, member.name)
+            self._undo.callback(disk.remove)
+            disk.make()
+            self.disks[member.name] = disk
+            container.with_volume_mapping(str(disk.path), VOLUME, "rw")
+        api = container.get_docker_client().client.api
+        endpoint = api.create_endpoint_config(ipv4_address=member.address, aliases=[member.name])
+        hardened: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
+        container.with_kwargs(
+            network=network.name,
+            networking_config={network.name: endpoint},
+            user=f"{USER_ID}:{USER_ID}",
+            stop_signal="SIGTERM",
+            **hardened,
+        )
+        self._undo.callback(container.stop)
+        container.start()
+        self._containers[member.name] = container
+
+    def _configure(self, member: Member) -> Path:
+        """Write a member's settings. The same file for life: a container has that one mounted."""
+        config = self.folder / f"{member.name}.toml"
+        config.write_text(settings_of(self.layout, member, self.volumes[member.name]))
+        return config
+
+    def new_disk(self, node: str) -> None:
+        """Give a node that is down an empty disk under a new name."""
+        name, _, number = self.volumes[node].rpartition("-")
+        self.volumes[node] = f"{name}-{int(number) + 1}"
+        self.disks[node].wipe()
+        self._configure(self.layout.member(node))
+
+    # -- processes ----------------------------------------------------------------------------
+    def pid(self, name: str) -> int:
+        """The process on this machine; 0 when it is down."""
+        wrapped = self._containers[name].get_wrapped_container()
+        wrapped.reload()
+        return int(wrapped.attrs["State"]["Pid"])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; the process is gone when this returns. Nothing to do when it is down."""
+        wrapped = self._containers[name].get_wrapped_container()
+        if self.pid(name):
+            wrapped.kill("SIGKILL")
+            wrapped.wait(timeout=STOP_TIMEOUT_S)
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM, and SIGKILL after a while."""
+        self._containers[name].get_wrapped_container().stop(timeout=STOP_TIMEOUT_S)
+
+    def start(self, name: str) -> None:
+        """Start it again on the same disk and address; does not wait until it is ready."""
+        if not self.pid(name):
+            self._containers[name].get_wrapped_container().start()
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the process: SIGSTOP, SIGCONT."""
+        os.kill(self.pid(name), number)
+
+    def log(self, name: str, lines: int = 50) -> str:
+        """The end of what it said."""
+        return self._containers[name].get_wrapped_container().logs(tail=lines).decode("utf-8", "replace")
+
+    def in_network_of(self, name: str, *command: str) -> str:
+        """Run a program of this machine in the network name space of a container; its output."""
+        whole = ["nsenter", "--target", str(self.pid(name)), "--net", "--", *command]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=30)
+        if done.returncode:
+            raise RuntimeError(f"{name}: {' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def await_ready(self, names: Iterable[str], timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until these serve; fails with the last words of the first that does not."""
+        deadline = time.monotonic() + timeout_s
+        for name in names:
+            url = self.layout.member(name).ready_url
+            while not is_ready(url):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{name} is not ready within {timeout_s} s; it said:\n{self.log(name)}")
+                time.sleep(_POLL_S)
+
+    def leftovers(self) -> list[str]:
+        """Mounts of this cluster; empty once it is closed."""
+        mounts = Path("/proc/mounts").read_text().splitlines()
+        return [line for line in mounts if str(self.folder) in line]
+
+
+def sweep() -> None:
+    """Remove what runs of drills that are no more have left: containers, networks, mounts and folders."""
+    with contextlib.closing(docker.from_env()) as engine:
+        for container in engine.containers.list(all=True, filters={"name": f"^{_PREFIX}"}):
+            if _is_over(container.name.removeprefix(_PREFIX).partition("-")[0]):
+                container.remove(force=True)
+        for network in engine.networks.list(filters={"label": _LABEL}):
+            if _is_over(network.attrs["Labels"][_LABEL]):
+                network.remove()
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if _is_over(folder.name.removeprefix(_PREFIX).partition("-")[0]):
+            for mount in folder.glob("*.mount"):
+                subprocess.run(["umount", str(mount)], capture_output=True, check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_over(pid: str) -> bool:
+    return pid.isdecimal() and not Path(f"/proc/{pid}").exists()
+
+
+def is_ready(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as reply:
+            return bool(reply.status == http.client.OK)
+    except (OSError, http.client.HTTPException):
+        return False
