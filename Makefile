@@ -10,7 +10,7 @@ DRILLS_READY := $(VENV)/.drills-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow unit demo bench chart images drills soak clean
+.PHONY: help setup check reference format test slow power unit demo bench chart images drills soak clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -54,8 +54,12 @@ format: $(READY) ## Format the code and sort its imports
 test: $(READY) $(ETCD_READY) ## All tests: unit, contract, integration (real processes, real etcd)
 	pytest
 
-slow: $(READY) $(ETCD_READY) ## Tests that take minutes each: a restore of 2 GiB whose leader is killed 20 times
+slow: $(READY) $(ETCD_READY) ## Tests that take minutes each: every disk call failing, a restore whose leader is killed 20 times
 	pytest -m slow
+
+power: $(READY) $(ETCD_READY) ## Power cuts that lose what was not fsync'd, of nodes and of etcd (root); SEEDS=200: the long run
+	.ci/setup-power
+	PATH="$$PATH:/usr/sbin:/sbin" COPYPOOL_POWER_SEEDS=$(or $(SEEDS),4) pytest tests/power
 
 unit: $(READY) ## Unit tests alone: seconds
 	pytest tests/unit
