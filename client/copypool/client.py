@@ -19,6 +19,7 @@ from copypool.batches import BatchWriter, PathContent, in_chunks
 from copypool.bodies import Content
 from copypool.coordinators import Coordinators
 from copypool.deleting import delete_listed
+from copypool.drills import Drills
 from copypool.insight import Insight
 from copypool.operating import Operator
 from copypool.policies import Policies
@@ -102,6 +103,7 @@ class Client:
         self.reports = ReadReports(self._coordinators)
         self.segments = SegmentReader(self._transport, self.reports)
         self._reader = Reader(self._coordinators, self.segments)
+        self.drills = Drills(self._coordinators, self._transport, self.reports)  #: proofs by doing, and what-if
         self.operator = Operator(self._coordinators)  #: long jobs, and the volumes that they empty
         self.policies = Policies(self._coordinators)  #: pools, volumes, namespaces' policies, maintenance
 

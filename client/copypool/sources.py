@@ -52,8 +52,10 @@ class _SourceFailed(Exception):
 class SegmentReader:
     """Reads ranges of segments for one client; holds what is learned about the speed of nodes."""
 
-    def __init__(self, transport: Transport, reports: ReadReports) -> None:
+    def __init__(self, transport: Transport, reports: ReadReports, *, from_medium: bool = False) -> None:
+        """`from_medium`: nodes are to read their disks, not their page caches, and leave those as they are."""
         self._transport = transport
+        self._asked = {"Accept": routes.STRIPES} | ({routes.READ_FROM: routes.MEDIUM} if from_medium else {})
         self._reports = reports
         self.latencies = LatencyWindow()
         self.budget = HedgeBudget()
@@ -179,7 +181,7 @@ class SegmentReader:
         """Send the request and wait for the first bytes of the body."""
         started_s = time.monotonic()
         url = f"{source.url}/v1/segments/{plan.extent}/{plan.offset}/{plan.length}?v={version}"
-        headers = {routes.CAPABILITY: source.capability, "Accept": routes.STRIPES}
+        headers = {routes.CAPABILITY: source.capability, **self._asked}
         if (position, stop) != (0, plan.length):
             headers["Range"] = f"bytes={position}-{stop - 1}"
         stream: BodyStream | None = None

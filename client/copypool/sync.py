@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 from copypool.batches import PathContent
 from copypool.client import Client as AsyncClient
 from copypool.client import Role
+from copypool.drills import Drills as AsyncDrills
 from copypool.insight import Insight as AsyncInsight
 from copypool.loop_thread import LoopThread
 from copypool.operating import Operator as AsyncOperator
@@ -86,6 +87,14 @@ class Policies:
         self.release_brake = loop.blocking(twin.release_brake)
 
 
+class Drills:
+    """Blocking twin of `client.drills`: reading from copies alone, and what the loss of a node would mean."""
+
+    def __init__(self, loop: LoopThread, twin: AsyncDrills) -> None:
+        self.read_from_copies = loop.blocking(twin.read_from_copies)
+        self.lose_node = loop.blocking(twin.lose_node)
+
+
 class FileReader:
     """Checked bytes of one version, as an iterator of pieces. Use it with `with`."""
 
@@ -140,6 +149,7 @@ class Client:
         self.operator = Operator(self._loop, self._client.operator)
         self.insight = Insight(self._loop, self._client.insight)
         self.policies = Policies(self._loop, self._client.policies)
+        self.drills = Drills(self._loop, self._client.drills)
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,8 @@ from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
 from copypool_coordinator.client_api import ClientApi
 from copypool_coordinator.config import Config, Secrets, advertised
+from copypool_coordinator.drill_api import DrillApi
+from copypool_coordinator.drilling import Driller
 from copypool_coordinator.duties import Duties
 from copypool_coordinator.etcd import Etcd, EtcdSettings, check_version
 from copypool_coordinator.eventlog import LogReader
@@ -239,13 +241,24 @@ class Coordinator:
         policies = PolicyApi(catalog, auth, duties.overview, config.name, body_bytes=limits.rpc_body_bytes)
         prover = Prover(catalog, locator, reading, duties.sample, policy, duties.overview.caught_up)
         inspector = Inspector(catalog, locator, reading, duties.overview, heartbeats)
-        insight = InsightApi(catalog, auth, prover, inspector, LogReader(catalog), body_bytes=limits.rpc_body_bytes)
+        events = LogReader(catalog)
+        insight = InsightApi(catalog, auth, prover, inspector, events, body_bytes=limits.rpc_body_bytes)
+        driller = Driller(catalog, locator, reading, duties.sample, duties.overview, heartbeats, events)
+        drills = DrillApi(catalog, auth, driller, body_bytes=limits.rpc_body_bytes)
         nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, reports, body_bytes=limits.node_body_bytes)
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
         self._catalog, self._lookups, self._link, self._duties = catalog, lookups, link, duties
         self._front.open(
-            {**clients.routes(), **policies.routes(), **jobs.routes(), **insight.routes(), **nodes.routes()}, files
+            {
+                **clients.routes(),
+                **policies.routes(),
+                **jobs.routes(),
+                **insight.routes(),
+                **drills.routes(),
+                **nodes.routes(),
+            },
+            files,
         )
         await catalog.announce(self.url)
         return duties

@@ -12,7 +12,7 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 from copypool.protocol.capability import ReadCapability
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
 from copypool.protocol.internal import RecordInfo
-from copypool.protocol.routes import OCTETS, STRIPES, VERSION
+from copypool.protocol.routes import MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
 from copypool_node import requests
 from copypool_node.format import decode_record_header
 from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
@@ -55,9 +55,13 @@ class ReadHandlers:
             headers["Content-Type"] = STRIPES
             runs = raw_runs(offset, length, start, stop)
             size = sum(run[1] for run in runs)
+            medium = request.headers.get(READ_FROM) == MEDIUM
             if request.method != "HEAD" and len(runs) == 1 and size <= CHUNK_BYTES:
-                return Response(body=await read_exactly(sources[0], *runs[0]), status=status, headers=headers)
-            chunks: AsyncGenerator[bytes | memoryview, None] = self._reader.raw(sources[0], offset, length, start, stop)
+                body = await read_exactly(sources[0], *runs[0], from_medium=medium)
+                return Response(body=body, status=status, headers=headers)
+            chunks: AsyncGenerator[bytes | memoryview, None] = self._reader.raw(
+                sources[0], offset, length, start, stop, from_medium=medium
+            )
         else:
             headers["Content-Type"] = OCTETS
             size = stop - start

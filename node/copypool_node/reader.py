@@ -72,14 +72,17 @@ class Reader:
 
     # -- raw ----------------------------------------------------------------------------------
     async def raw(
-        self, source: Holding, offset: int, length: int, start: int, stop: int
+        self, source: Holding, offset: int, length: int, start: int, stop: int, *, from_medium: bool = False
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """Prelude and covering blocks of every stripe touched by payload bytes [start, stop), as stored."""
+        """Prelude and covering blocks of every stripe touched by payload bytes [start, stop), as stored.
+
+        `from_medium`: read past the page cache, whose content stays as it is.
+        """
         for at, size in raw_runs(offset, length, start, stop):
             position, end = at, at + size
             while position < end:
                 wanted = min(CHUNK_BYTES, end - position)
-                yield await read_exactly(source, position, wanted)
+                yield await read_exactly(source, position, wanted, from_medium=from_medium)
                 position += wanted
 
 
@@ -136,9 +139,10 @@ async def _read_checked(holding: Holding, part: StripeRange) -> memoryview:
     return data[part.skip_bytes : part.skip_bytes + part.take_bytes]
 
 
-async def read_exactly(holding: Holding, offset: int, length: int) -> bytes:
+async def read_exactly(holding: Holding, offset: int, length: int, *, from_medium: bool = False) -> bytes:
     """Bytes of a holding; `DigestMismatch` when the file ends before (claimed bytes are gone)."""
-    data = await holding.file.read(offset, length)
+    file = holding.file
+    data = await (file.read_direct(offset, length) if from_medium else file.read(offset, length))
     if len(data) != length:
         raise DigestMismatch(
             f"extent {holding.extent}: the file ends at {offset + len(data)}, {holding.length} bytes are claimed",

@@ -21,10 +21,11 @@ from copypool.protocol.errors import (
     from_response,
 )
 from copypool.protocol.internal import ReadItem, ReadManyReply, ReadManyRequest, RecordInfo, VerifyReport
-from copypool.protocol.routes import CAPABILITY, METADATA, MSGPACK, STRIPES, encode_metadata
+from copypool.protocol.routes import CAPABILITY, MEDIUM, METADATA, MSGPACK, READ_FROM, STRIPES, encode_metadata
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
 from copypool.telemetry.metrics import TEXT_FORMAT
 from copypool_node import metrics
+from copypool_node.extent_file import ExtentFile
 from kit import metrics_page
 from kit.eventually import eventually
 from kit.fake_coordinator import FakeCoordinator, running
@@ -83,6 +84,25 @@ async def test_ranges_at_all_edges_in_both_forms(node: NodeUnderTest) -> None:
             assert status == 206
             assert answered["Content-Type"] == STRIPES
             assert unpack(receipt, content, start, stop) == body[start:stop]
+
+
+async def test_a_read_from_the_medium_gives_the_same_bytes_and_asks_no_cache(
+    node: NodeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = {"short": os.urandom(5_000), "long": os.urandom(SIZE)}
+    receipts = {path: await node.put(path, body) for path, body in bodies.items()}
+
+    async def cached(*_: object) -> bytes:
+        raise AssertionError("the page cache was asked")
+
+    monkeypatch.setattr(ExtentFile, "read", cached)
+    for path, body in bodies.items():
+        segment = receipts[path].segment
+        assert segment is not None
+        headers = {READ_FROM: MEDIUM}
+        status, content, _ = await node.get(segment, receipts[path].version, raw=True, headers=headers)
+        assert status == 200
+        assert unpack(receipts[path], content, 0, len(body)) == body
 
 
 async def test_whole_raw_reads_suffixes_and_ranges_that_are_ignored(node: NodeUnderTest) -> None:

@@ -1,7 +1,7 @@
 """`copypool`: the commands put together, and how their errors end the process.
 
 Exit codes: 0 done; 1 anything else; 2 usage or refused input; 3 `status`: not healthy, or a process that could not do
-all that it was asked for, or an audit that found something; 4 not allowed; 5 not found;
+all that it was asked for, or an audit that found something, or a drill that did not pass; 4 not allowed; 5 not found;
 6 conflict; 7 try again later; 8 nobody knows whether it was applied; 9 bytes are wrong or gone; 130 interrupted.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import click
 
-from copypool.cli import admin, cluster, files, insight, namespaces, policies, processes
+from copypool.cli import admin, cluster, drills, files, insight, namespaces, policies, processes
 from copypool.cli.options import Verb, Verbs, settings, show_json
 from copypool.protocol.errors import CopypoolError, Invalid
 from copypool.telemetry import tracing
@@ -85,7 +85,7 @@ _JOBS: list[click.Command] = [
 ]
 for _command in [policies.pool, policies.volume, policies.maintenance, policies.release, *_JOBS]:
     cli.add_command(_command)
-for _command in [insight.prove, insight.explain]:
+for _command in [insight.prove, insight.explain, drills.drill]:
     cli.add_command(_command)
 for _command in [*_LISTS, insight.occupancy, insight.content]:
     query.add_command(_command)

@@ -51,6 +51,8 @@ METADATA = "Copypool-Meta"  #: user metadata: JSON object of strings, percent-en
 TRACE = "traceparent"  #: W3C Trace Context
 #: In answers of `/i/raw`: the trace of the last write to the extent, which the pull goes on with.
 TRACE_RESPONSE = "traceresponse"
+READ_FROM = "Copypool-Read-From"  #: of a segment read
+MEDIUM = "medium"  #: its value for bytes from the disk itself: past the page cache, which stays as it is
 
 HEADERS_MAX_BYTES = 16 * 1024  #: of one field; what does not fit is refused with 400 / 431
 
