@@ -43,9 +43,10 @@ check: $(READY) ## Lint, format, types, layers: seconds
 	mypy
 	lint-imports
 
-reference: $(READY) ## Make node/CONFIG.md and coordinator/CONFIG.md anew, of the types of the settings
+reference: $(READY) ## Make node/CONFIG.md and coordinator/CONFIG.md of the settings' types, METRICS.md of what is declared
 	python -m copypool.serving.reference copypool_node.config:NodeConfig "a storage node" > node/CONFIG.md
 	python -m copypool.serving.reference copypool_coordinator.config:Config "a coordinator" > coordinator/CONFIG.md
+	PYTHONPATH=tests python -m kit.metrics_reference
 
 format: $(READY) ## Format the code and sort its imports
 	ruff check --fix .

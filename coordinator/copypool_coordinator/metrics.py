@@ -6,7 +6,7 @@ every coordinator. Labels are routes, codes, pools and ids, never paths, names o
 
 from __future__ import annotations
 
-from copypool.telemetry import process
+from copypool.telemetry import certificates, process
 from copypool.telemetry.metrics import SIZES, Family, Histogram, Page, Requests, one
 from copypool_coordinator import protection_metrics
 
@@ -55,6 +55,7 @@ FAMILIES = (
     *(REQUESTS, DURATION, LOOKUP, COMMIT, FALLBACKS, MISMATCHES, STEPS, REPAIRS_STARTED, REPAIRED, REPAIRED_BYTES),
     *(IN_WORK, FILL, MIRROR_REVISION, MIRROR_AGE, LEADS, LEASE_MARGIN),
     *protection_metrics.FAMILIES,
+    *certificates.FAMILIES,
     *process.FAMILIES,
 )
 

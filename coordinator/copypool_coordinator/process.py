@@ -22,7 +22,7 @@ from aiohttp import web
 from copypool.cancellation import TaskGroup
 from copypool.protocol.errors import CatalogDown, CopypoolError
 from copypool.serving.settings import ConfigError
-from copypool.telemetry import process
+from copypool.telemetry import certificates, process
 from copypool.telemetry.metrics import TEXT_FORMAT, Page, render
 from copypool.tls import Chain, TlsError
 from copypool_coordinator import gauges, protection_metrics, server
@@ -308,6 +308,9 @@ class Coordinator:
             await self._duties.overview.look_at_etcd()
             page.append(gauges.etcd_page(self._duties.overview, self._config.etcd.quota_bytes))
             page.append(await self._protection_page())
+        etcd = self._catalog.etcd if self._catalog is not None else None
+        of_use = {"server": self._tls.state if self._tls else None, "etcd": etcd.tls if etcd else None}
+        page.append(certificates.page(of_use))
         page.append(await process.page(self._lag, self._log_records))
         return web.Response(text=render(chain.from_iterable(page)), headers={"Content-Type": TEXT_FORMAT})
 

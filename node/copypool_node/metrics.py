@@ -5,7 +5,7 @@ Gauges are asked for when the page is made: see `gauges`.
 
 from __future__ import annotations
 
-from copypool.telemetry import process
+from copypool.telemetry import certificates, process
 from copypool.telemetry.metrics import SIZES, Family, Histogram, Page, Requests, one
 
 _VOLUME = ("volume", "pool")
@@ -86,6 +86,7 @@ FAMILIES = (
     *(TWIN_BYTES, TWINS_FAILED, SEALED, VERIFIED, DAMAGED, IN_WORK, SESSION, LEASE_MARGIN, HOLDINGS, FILL),
     *(FREE, TOTAL, RESERVE, STORED, OPEN_EXTENTS, QUEUED, PROBE_AGE, WRITABLE, SAFE_MODE, UNKNOWN),
     *(VERIFY_QUEUE, PULL_QUEUE, PULL_LIMIT),
+    *certificates.FAMILIES,
     *process.FAMILIES,
 )
 

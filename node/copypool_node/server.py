@@ -16,7 +16,7 @@ from aiohttp import web
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
 from copypool.protocol.routes import TRACE
 from copypool.serving.connections import BoundedServer, check_peer
-from copypool.telemetry import process, tracing
+from copypool.telemetry import certificates, process, tracing
 from copypool.telemetry.metrics import TEXT_FORMAT, render
 from copypool_node import gauges
 from copypool_node.handlers_internal import InternalHandlers
@@ -168,7 +168,9 @@ class NodeServer:
     async def _page(self) -> str:
         connections = 0 if self._listening is None else self._listening.open_connections
         of_process = await process.page(self._lag, self._log_records)
-        return render((*self._metrics.page(), *gauges.page(self._node, connections), *of_process))
+        tls = self._node.tls
+        of_tls = certificates.page({"server": None if tls is None else tls.state})
+        return render((*self._metrics.page(), *gauges.page(self._node, connections), *of_tls, *of_process))
 
     async def _about(self, path: str) -> web.Response:
         if path == "/livez":

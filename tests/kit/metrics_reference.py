@@ -32,7 +32,7 @@ FAMILIES: dict[str, Sequence[Family]] = {"node": of_node.FAMILIES, "coordinator"
 
 def page(part: str) -> str:
     """Content of `<part>/METRICS.md`."""
-    made_by = "Made by `python -m kit.metrics_reference` (in `tests/`); a test holds it against the code."
+    made_by = "Made by `make reference` of what the code declares; a test compares."
     return f"# {_HEADS[part]}\n\n{_NOTE[part]}\n{made_by}\n\n{reference(FAMILIES[part])}"
 
 

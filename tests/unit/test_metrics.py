@@ -62,7 +62,7 @@ def test_names_keep_to_prometheus_conventions(part: str) -> None:
 @pytest.mark.parametrize("part", metrics_reference.FAMILIES)
 def test_the_reference_is_current(part: str) -> None:
     written = (metrics_reference.ROOT / part / "METRICS.md").read_text(encoding="utf-8")
-    assert written == metrics_reference.page(part), "make it again: PYTHONPATH=tests python -m kit.metrics_reference"
+    assert written == metrics_reference.page(part), "run `make reference`"
 
 
 async def test_the_lag_of_the_event_loop_is_measured_until_it_is_stopped() -> None:
