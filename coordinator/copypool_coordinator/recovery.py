@@ -66,7 +66,8 @@ def prospect(row: ExtentRow, committed: int, places: Mapping[int, VolumeFacts]) 
     if best < committed:
         return Prospect("lost", volumes, f"its last {committed - best} bytes are gone")
     at = f"the block at offset {hole}" if hole >= 0 else "a block"
-    return Prospect("lost", volumes, f"{at} is bad on {names}, and no other location has it", damaged=True)
+    bad = _names(places, [each for each in here if reach(row, each, committed) > hole])
+    return Prospect("lost", volumes, f"{at} is bad on {bad}, and no other location has it", damaged=True)
 
 
 def bad_everywhere(row: ExtentRow, committed: int, places: Mapping[int, VolumeFacts]) -> int | None:
@@ -105,10 +106,10 @@ def outlook_of_range(
         return "lost", "no location is left"
     if hole == end - 1 and max(reach(row, each, committed) for each in left) < end:
         return "lost", "no location reaches so far"
-    at = f"the block at offset {hole} of its extent" if hole >= 0 else "a block of its extent"
+    bad = _names(places, [each for each in left if reach(row, each, committed) > hole])
     if hole < 0:
-        return "doubtful", f"{at} is bad on {_names(places, left)}, where alone it is"
-    return "lost", f"{at} is bad on {_names(places, left)}"
+        return "doubtful", f"a block of its extent is bad on {bad}, where alone it is"
+    return "lost", f"the block at offset {hole} of its extent is bad on {bad}, and no other location has it"
 
 
 def _surely_holds(row: ExtentRow, location: Location, end: int, committed: int) -> bool:

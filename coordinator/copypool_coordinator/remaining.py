@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from copypool.protocol.api import LocationState
+from copypool_coordinator import locations
 from copypool_coordinator.controllers.filling import is_source, without_volume
 from copypool_coordinator.locations import before_drop
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
-from copypool_coordinator.protection import PoolStanding, assess, is_empty, may_leave, reach, wanted_total
+from copypool_coordinator.protection import PoolStanding, assess, is_appended, is_empty, may_leave, reach, wanted_total
 from copypool_coordinator.recovery import prospect
 from copypool_coordinator.rows import ExtentRow, Location, ProcessRow
 
@@ -78,8 +79,15 @@ def _on_volumes(
                     continue
                 committed = facts.committed(extent, row)
                 length = location.length if committed is None else reach(row, location, committed)
-                yield Left(extent, length, location.records, volume)
+                records = _records(facts, extent, row) if is_appended(row, location) else location.records
+                yield Left(extent, length, records, volume)
                 break
+
+
+def _records(facts: Facts, extent: int, row: ExtentRow) -> int:
+    """Committed records of the extent; while it is open its sample knows."""
+    opened = facts.opened.get(extent) if row.open else None
+    return row.records if opened is None else opened.records
 
 
 def _debts(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> Iterator[Left]:
@@ -96,7 +104,7 @@ def _debts(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proc
             continue
         for pool in assess(entry.row, committed, extent_class.row, facts.places).copies:
             if pool.pool in row.pools[1:] and pool.debt_bytes:
-                yield Left(extent, pool.debt_bytes, entry.row.records, pool=pool.pool)
+                yield Left(extent, pool.debt_bytes, _records(facts, extent, entry.row), pool=pool.pool)
 
 
 def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
@@ -117,7 +125,7 @@ def _unread(view: ClusterView, facts: Facts, row: ProcessRow) -> Iterator[Left]:
                 else:
                     due = row.fix and location.state != "dropping" and is_bad(location, row.created_ms)
                 if due:
-                    yield Left(extent, committed, entry.records, volume)
+                    yield Left(extent, committed, _records(facts, extent, entry), volume)
 
 
 def is_bad(location: Location, since_ms: int) -> bool:
@@ -152,7 +160,13 @@ def _not_whole(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: 
 
 
 def dies(facts: Facts, extent: int, row: ExtentRow, volume: int) -> bool:
-    """Whether the last good bytes of some range would go if this volume's location went now (invariant 5)."""
+    """Whether the last good bytes of some range would go if this volume's location went now (invariant 5).
+
+    What is open is sealed before anything of it goes: it is judged as it will be then.
+    """
+    opened = facts.opened.get(extent) if row.open else None
+    if opened is not None:
+        row = locations.sealed(row, opened, opened.uncopied_since_ms)
     committed = facts.committed(extent, row)
     return any(
         location.volume == volume

@@ -199,7 +199,7 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     missing = sum(mark.missing for mark in marks)
     if missing:
         reasons.append(f"{missing} extent files are not on the volume where the catalog has them")
-    unprimary = sum(mark.no_primary for mark in marks)
+    unprimary = sum(mark.no_primary and not mark.holed for mark in marks)
     if unprimary:
         reasons.append(f"{unprimary} extents have no good primary location{_when(view, facts)}")
     debts: Counter[int] = Counter()

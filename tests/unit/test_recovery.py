@@ -67,7 +67,7 @@ def test_two_damaged_locations_may_be_merged_unless_they_are_bad_at_the_same_blo
     found = seen(cluster)
     assert found.outlook == "lost"
     assert "offset 5000" in found.why
-    assert "volume1" in found.why
+    assert f"is bad on volume1, volume{copy}," in found.why
     assert bad_everywhere(cluster.row(0), LENGTH, places(cluster.view)) == 5000
 
 
@@ -165,6 +165,21 @@ def test_a_refused_delete_calls_no_bad_location_good() -> None:
     why = {each.extent: each.why for each in found.blocked}
     assert why[0].startswith("it is damaged, and no good location reaches as far")
     assert why[1] == "it is the last good location"
+
+
+def test_an_open_extent_counts_its_records_and_does_not_die_with_its_writer_once_it_is_copied() -> None:
+    jobs = jobs_with(0)
+    cluster = jobs.cluster
+    cluster.open_extent(7, writer=1, length=MIB)
+    request = ProcessRequest("delete", volume="volume1", discard_data=True)
+    assert jobs.preview(request).dies_extents == 1, "it is nowhere else yet"
+    cluster.settle()
+    found = jobs.preview(request)
+    assert (found.extents, found.records, found.dies_extents) == (1, MIB // 1000, 0)
+    process = jobs.start(request)
+    jobs.run(process)
+    assert jobs.row(process).state == "done"
+    assert cluster.good_reach(7) == MIB
 
 
 # -- ranges of an extent: what becomes of a file -------------------------------------------------
