@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kit.power import private_mounts
 from power.figures import FIGURES
+
+private_mounts()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
