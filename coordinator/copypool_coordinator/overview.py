@@ -19,7 +19,7 @@ from copypool.protocol.api import (
     WaitCopied,
 )
 from copypool.protocol.errors import CatalogDown, CopypoolError, NotFound, NotLeader, Unavailable
-from copypool_coordinator import keys, orders, status, waiting
+from copypool_coordinator import keys, lists, orders, status, waiting
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.etcd_size import EtcdSize, Growth
 from copypool_coordinator.heartbeats import Heartbeats
@@ -99,19 +99,19 @@ class Overview:
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node."""
-        return status.nodes(self._view, await self.gather(_FRESH_S))
+        return lists.nodes(self._view, await self.gather(_FRESH_S))
 
     async def volumes(self) -> list[VolumeInfo]:
         """Every volume."""
-        return status.volumes(self._view, await self.gather(_FRESH_S))
+        return lists.volumes(self._view, await self.gather(_FRESH_S))
 
     async def pools(self) -> list[PoolInfo]:
         """Every pool."""
-        return status.pools(self._view, await self.gather(_FRESH_S))
+        return lists.pools(self._view, await self.gather(_FRESH_S))
 
     async def damaged(self) -> DamagedReply:
         """Locations marked damaged or missing."""
-        return status.damaged(self._view, await self.gather(_FRESH_S))
+        return lists.damaged(self._view, await self.gather(_FRESH_S))
 
     async def copied(self, request: WaitCopied) -> CopiedReply:
         """Whether the marks are reached; without marks, take them of everything committed before this call.

@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from copypool.protocol.api import DamagedEntry, DamagedReply, NodeInfo, PoolInfo, StatusReply, VolumeInfo
+from copypool.protocol.api import StatusReply
 from copypool.protocol.protection import ScrubProgress
 from copypool_coordinator import exposure, rpo
 from copypool_coordinator.heartbeats import Heartbeats
+from copypool_coordinator.lists import names_of, nodes, pool_name, silent_nodes
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts, is_empty
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Extents that a reason is derived from; the counts are of all.
 _SAMPLE = 64
-#: Damaged locations in one answer.
-DAMAGED_MAX = 10_000
 #: A reading that is older than so many scrub periods will hardly be in time: its proof ends after two.
 SCRUB_LATE = 1.5
 #: A leader that writes no clock for this long does not work, or clocks are this far apart.
@@ -40,8 +39,6 @@ CLOCK_MAX_MS = 15_000
 PASS_MAX_MS = 60_000
 #: The leader writes its clock every second: an older view may not know the newest rows.
 HEARD_MAX_S = 3.0
-#: A node sends five heartbeats in the life of a session; three missed ones are shown before the session ends.
-SILENT_SHARE = 3 / 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +155,14 @@ def _reasons_of_this_answer(view: ClusterView, facts: StatusFacts) -> list[str]:
 
 def _reasons_of_the_nodes(view: ClusterView, facts: StatusFacts) -> list[str]:
     """Nodes that may be dead: their bytes count as long as their sessions live, but green would be a guess."""
-    silent = _silent(view, facts)
+    silent = silent_nodes(view, facts)
     if not silent:
         return []
     longest_s = max(silent.values())
     if len(silent) == len(view.sessions) > 1:
         return [f"{facts.coordinator} has heard no node for {min(silent.values()):.0f} s: it may be cut off from them"]
     names = sorted(view.nodes_by_id[node].name for node in silent if node in view.nodes_by_id)
-    return [f"{_names(names)} silent for {longest_s:.0f} s: away when the session ends without a word"]
-
-
-def _silent(view: ClusterView, facts: StatusFacts) -> dict[int, float]:
-    """Nodes whose sessions live but who were not heard here for three heartbeats; since how many seconds."""
-    epochs = {node: session.mod_revision for node, session in view.sessions.items()}
-    return facts.heartbeats.silent(epochs, SILENT_SHARE * facts.policy.session_ttl_ms / 1000, facts.now_s)
+    return [f"{names_of(names)} silent for {longest_s:.0f} s: away when the session ends without a word"]
 
 
 def _reasons_of_the_leader(view: ClusterView, facts: StatusFacts) -> list[str]:
@@ -207,7 +198,7 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
         debts.update(dict(mark.debt))
     for pool, size in sorted(debts.items()):
         reasons.append(
-            f"{size} bytes have no copy in pool {_pool_name(view, pool)!r} yet, the oldest since "
+            f"{size} bytes have no copy in pool {pool_name(view, pool)!r} yet, the oldest since "
             f"{reply.debt_oldest_s:.0f} s{_window_text(view, facts, pool)}"
         )
     shared = sum(mark.shared_node for mark in marks)
@@ -232,11 +223,11 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
         if volume.row.access not in ("destroyed", "offsite")
     ]
     if diskless:
-        reasons.append(f"{_names(diskless)} not mounted, although their nodes run: see the nodes' logs")
+        reasons.append(f"{names_of(diskless)} not mounted, although their nodes run: see the nodes' logs")
     safe = [name for name, volume in sorted(view.volumes.items()) if _in_safe_mode(facts, volume.row.id)]
     if safe:
         reasons.append(
-            f"{_names(safe)} in safe mode: the catalog is older than what they have seen; "
+            f"{names_of(safe)} in safe mode: the catalog is older than what they have seen; "
             "nothing is written or deleted there"
         )
     unread = sum(mark.unread_bytes for mark in marks)
@@ -279,7 +270,7 @@ def _reasons_of_files(facts: StatusFacts, reply: StatusReply) -> list[str]:
         )
     if reply.unavailable_files:
         away = [node.name for node in reply.nodes if node.state == "away"]
-        hope = f"; they come back with {_names(away)}" if away else ""
+        hope = f"; they come back with {names_of(away)}" if away else ""
         reasons.append(f"{reply.unavailable_files} files cannot be read now{hope}")
     return reasons
 
@@ -339,7 +330,7 @@ def _stuck(view: ClusterView, facts: StatusFacts) -> list[str]:
 
 
 def _stuck_reason(view: ClusterView, facts: StatusFacts, pool: int) -> str:
-    name = _pool_name(view, pool)
+    name = pool_name(view, pool)
     entry = view.pools_by_id.get(pool)
     primary = entry is not None and entry.row.type == "primary"
     there = [place for place in facts.places.values() if place.pool == pool]
@@ -350,139 +341,3 @@ def _stuck_reason(view: ClusterView, facts: StatusFacts, pool: int) -> str:
     if not any(place.writable for place in there):
         return f"no volume of pool {name!r} takes writes now: see `copypool volumes`"
     return f"pool {name!r} has volumes only on nodes that hold the bytes already: add a node with a volume in it"
-
-
-def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
-    """Every node, by name."""
-    loads = facts.heartbeats.loads(facts.now_s)
-    silent = _silent(view, facts)
-    found = []
-    for name, node in sorted(view.nodes.items()):
-        row = node.row
-        session = view.sessions.get(row.id)
-        volumes = view.volumes_by_node.get(row.id, set())
-        reports = [loads[volume].report for volume in volumes if volume in loads]
-        since_ms = away_since_ms(view, row.id, facts.now_ms)
-        found.append(
-            NodeInfo(
-                name=name,
-                id=row.id,
-                state="away" if session is None else "silent" if row.id in silent else "up",
-                zone=row.zone,
-                host=row.host,
-                url=session.row.url if session is not None else row.url,
-                epoch=session.mod_revision if session is not None else 0,
-                away_since_unix_s=since_ms / 1000 if since_ms else None,
-                volumes=len(volumes),
-                free_bytes=sum(report.free_bytes for report in reports),
-                total_bytes=sum(report.total_bytes for report in reports),
-                heartbeat_age_s=facts.heartbeats.age_s(row.id, facts.now_s),
-                maintenance_until_unix_s=_still(row.maintenance_until_ms, facts.now_ms),
-            )
-        )
-    return found
-
-
-def _still(until_ms: int, now_ms: int) -> float | None:
-    """A time that is not over yet."""
-    return until_ms / 1000 if until_ms > now_ms else None
-
-
-def volumes(view: ClusterView, facts: StatusFacts) -> list[VolumeInfo]:
-    """Every volume, by name; sizes as its node said last, however long ago."""
-    damaged = Counter(
-        each.volume
-        for extent, mark in facts.marks.items()
-        if mark.damaged and extent in view.extents
-        for each in view.extents[extent].row.locations
-        if each.state == "damaged"
-    )
-    found = []
-    for name, volume in sorted(view.volumes.items()):
-        row = volume.row
-        load = facts.heartbeats.last(row.id)
-        pool = view.pools_by_id.get(row.pool)
-        node = view.nodes_by_id.get(row.node)
-        found.append(
-            VolumeInfo(
-                name=name,
-                id=row.id,
-                pool=_pool_name(view, row.pool),
-                pool_type=pool.row.type if pool is not None else "primary",
-                node=node.name if node is not None else str(row.node or ""),
-                access=row.access,
-                reachable=view.volume_reachable(row.id),
-                free_bytes=load.report.free_bytes if load is not None else 0,
-                total_bytes=load.report.total_bytes if load is not None else 0,
-                extents=len(view.extents_by_volume.get(row.id, ())),
-                stored_bytes=load.report.stored_bytes if load is not None else 0,
-                damaged=damaged[row.id],
-                unknown_extents=load.report.unknown_extents if load is not None else 0,
-                intent=row.intent,
-            )
-        )
-    return found
-
-
-def pools(view: ClusterView, facts: StatusFacts) -> list[PoolInfo]:
-    """Every pool, by name. An extent counts once for each volume of the pool that it is on."""
-    debts: Counter[int] = Counter()
-    for mark in facts.marks.values():
-        debts.update(dict(mark.debt))
-    infos = {
-        entry.row.id: PoolInfo(name, entry.row.id, entry.row.type, 0, 0, 0, 0, debts[entry.row.id])
-        for name, entry in sorted(view.pools.items())
-    }
-    seen: dict[int, set[int]] = {}
-    for volume in volumes(view, facts):
-        row = view.volumes_by_id[volume.id].row
-        info = infos.get(row.pool)
-        if info is None:
-            continue
-        info.volumes += 1
-        info.extents += volume.extents
-        info.stored_bytes += volume.stored_bytes
-        seen.setdefault(row.pool, set()).add(row.node)
-    for pool, info in infos.items():
-        info.nodes = len(seen.get(pool, ()))
-    return list(infos.values())
-
-
-def damaged(view: ClusterView, facts: StatusFacts) -> DamagedReply:
-    """Locations marked damaged or missing, by extent; at most `DAMAGED_MAX`."""
-    found = []
-    for extent, mark in sorted(facts.marks.items()):
-        entry = view.extents.get(extent)
-        if entry is None or not (mark.damaged or mark.missing):
-            continue
-        for location in entry.row.locations:
-            place = facts.places.get(location.volume)
-            if location.state not in ("damaged", "missing") or place is None:
-                continue
-            node = view.nodes_by_id.get(place.node)
-            evidence = location.evidence or ("the file is not there" if location.state == "missing" else "")
-            found.append(
-                DamagedEntry(
-                    extent=extent,
-                    volume=place.name,
-                    node=node.name if node is not None else str(place.node),
-                    generation=location.generation,
-                    since_unix_s=location.changed_ms / 1000,
-                    evidence=evidence,
-                    state=location.state,
-                    bad_offset=location.bad_offset,
-                )
-            )
-            if len(found) >= DAMAGED_MAX:
-                return DamagedReply(found)
-    return DamagedReply(found)
-
-
-def _pool_name(view: ClusterView, pool: int) -> str:
-    entry = view.pools_by_id.get(pool)
-    return entry.name if entry is not None else str(pool)
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} others" if len(names) > 5 else shown

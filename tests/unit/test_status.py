@@ -9,7 +9,7 @@ from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
 from copypool.protocol.internal import HeartbeatRequest
-from copypool_coordinator import keys, locations, status, waiting
+from copypool_coordinator import keys, lists, locations, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
@@ -185,9 +185,9 @@ async def test_damage_is_shown_where_it_is() -> None:
     assert reply.damaged_locations == 1
     assert any("damaged" in reason for reason in reply.reasons)
     facts = await seen.facts()
-    (entry,) = status.damaged(seen.cluster.view, facts).locations
+    (entry,) = lists.damaged(seen.cluster.view, facts).locations
     assert (entry.extent, entry.volume, entry.node, entry.evidence) == (E, "volume1", "node1", "found bad")
-    by_name = {volume.name: volume.damaged for volume in status.volumes(seen.cluster.view, facts)}
+    by_name = {volume.name: volume.damaged for volume in lists.volumes(seen.cluster.view, facts)}
     assert by_name == {"volume1": 1, "volume2": 0, "volume3": 0, "volume4": 0}
 
 
@@ -370,7 +370,7 @@ async def test_who_plans_sees_what_an_answer_looked_at() -> None:
 async def test_pools_show_their_debt_and_volumes() -> None:
     seen = Seen(ToyCluster())
     seen.cluster.open_extent(E, writer=1, length=MIB)
-    infos = {info.name: info for info in status.pools(seen.cluster.view, await seen.facts())}
+    infos = {info.name: info for info in lists.pools(seen.cluster.view, await seen.facts())}
     assert infos["copy"].debt_bytes == MIB - 4096
     assert (infos["primary"].volumes, infos["primary"].nodes, infos["primary"].extents) == (2, 2, 1)
 
