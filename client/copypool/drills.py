@@ -43,8 +43,8 @@ from copypool.transport import Transport
 
 RATE_BYTES_S = 32 * 1024 * 1024  #: of a read drill, unless told otherwise
 _READERS = 4  #: files at a time; each holds a few MiB at most
-_FORECAST_DEADLINE_S = 60.0  #: every extent of the node is looked at
 _PAGE_PAUSE_S = 0.01  #: between pages of a scan, so that it leaves etcd to others
+_KEPT_FILES_MAX = 3  #: that the event names
 _KEEP_S = 2.0  #: for the evidence of a drill that is interrupted
 
 _WHY = {
@@ -209,17 +209,14 @@ class Drills:
     ) -> LossReport:
         """What the loss of a node would mean, by the functions that protection goes by; keeps the result.
 
-        The extents of the node are judged in memory, everything committed before the call among them; only when some
-        of them would not be whole elsewhere, the current files of the namespaces concerned are looked at one by one.
+        The extents of the node are judged page by page, everything committed before the call among them; only when
+        some of them would not be whole elsewhere, the current files of the namespaces concerned are looked at, each.
         At most `names` files are named, all are counted; `on_page` is told the sums so far. Each page is exact for
         the moment at which it is read. When it returns, the event `DrillLoseNode` is in the log.
         """
         if not 0 <= names <= LOSS_NAMES_MAX:
             raise Invalid(f"at most {LOSS_NAMES_MAX} files are named")
-        request = LoseNodeRequest(check_name(node, "node"))
-        forecast = await self._coordinators.call(
-            "drill_lose_node", request, LossForecast, deadline_s=_FORECAST_DEADLINE_S
-        )
+        forecast = await self._forecast(LoseNodeRequest(check_name(node, "node")))
         counts = LossCounts()
         files: list[LossFile] = []
         for namespace in forecast.namespaces:
@@ -235,9 +232,19 @@ class Drills:
                     break
                 page.after = reply.next_after
                 await asyncio.sleep(_PAGE_PAUSE_S)
-        report = LossReport(forecast, counts, files)
-        await self._coordinators.call("drill_lose_node_done", report, DrillKept)
-        return report
+        kept = LossReport(forecast, counts, files[:_KEPT_FILES_MAX])
+        await self._coordinators.call("drill_lose_node_done", kept, DrillKept)
+        return LossReport(forecast, counts, files)
+
+    async def _forecast(self, request: LoseNodeRequest) -> LossForecast:
+        """All pages, each told what room the ones before have taken."""
+        forecast = await self._coordinators.call("drill_lose_node", request, LossForecast)
+        while forecast.next_after >= 0:
+            await asyncio.sleep(_PAGE_PAUSE_S)
+            request.after = forecast.next_after
+            request.taken = {place.volume: place.bytes for place in forecast.places}
+            forecast.add(await self._coordinators.call("drill_lose_node", request, LossForecast))
+        return forecast
 
 
 def _note_unread(found: ReadDrill, file: SampledFile, as_of_unix_s: float) -> None:

@@ -53,6 +53,8 @@ class DrillApi:
 
     async def _lose_node(self, _: Principal, body: drills.LoseNodeRequest) -> drills.LossForecast:
         check_name(body.node, "node")
+        if not -1 <= body.after < _SEED_MAX or any(size < 0 for size in body.taken.values()):
+            raise Invalid("a cursor is an extent, or -1 for the first page; volumes take bytes, and give none")
         return await self._driller.lose_node(body)
 
     async def _lose_node_files(self, _: Principal, body: drills.LossFilesRequest) -> drills.LossFilesReply:
@@ -101,4 +103,5 @@ def loss_told(report: drills.LossReport) -> str:
         f"{found.served_extents} of {found.extents} extents whole elsewhere, {found.under_protected_extents} "
         f"under-protected; {found.rebuild_extents} locations ({found.rebuild_bytes} bytes) would be rebuilt in {pace}, "
         f"{found.blocked_extents} extents could not be, {found.crowded_extents} only too close to another copy"
+        + "".join(f"; {each.namespace}/{each.path[:_TEXT_MAX]} {each.state}" for each in report.files[:_TOLD_MAX])
     )

@@ -6,6 +6,7 @@ The rules are in `drawing` and `losing`; long answers come by pages, each exact 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -51,6 +52,9 @@ _STRETCH_MAX = 8 * LIST_MAX
 _LATELY_S = (3_600, 86_400, 604_800)
 _LOG_PAGES_MAX = 10
 _LOG_PAGE = 1_000
+#: Takes about a second and a half; an answer is waited for 4 s.
+EXTENTS_PER_PAGE = 4_000
+_EXTENTS_SLICE = 16  #: 5 ms
 #: Worst first.
 _COPY_ORDER: tuple[CopyState, ...] = ("none", "debt", "away", "whole")
 
@@ -146,7 +150,9 @@ class Driller:
 
     # -- the loss of a node ------------------------------------------------------------------------
     async def lose_node(self, request: LoseNodeRequest) -> LossForecast:
-        """What the extents on a node's volumes would be without it; everything committed before the call is in it.
+        """A page of what the extents on a node's volumes would be without it.
+
+        Everything committed before the first page was asked for is in it.
 
         Raises:
             NotFound: no such node.
@@ -154,26 +160,33 @@ class Driller:
         """
         view = self._view
         lost = self._volumes_of(request.node)
-        facts, _ = await self._overview.planning(catch_up=True)
+        facts, _ = await self._overview.planning(catch_up=request.after < 0)
         now_ms = self._catalog.now_ms()
-        loads = self._heartbeats.loads(time.monotonic())
-        room = Room(view, loads, lost)
+        room = Room(view, self._heartbeats.loads(time.monotonic()), lost)
+        for name, size in request.taken.items():
+            if name in view.volumes:
+                room.fill(view.volumes[name].row.id, size)
         adding = Losing(view, facts.places, lost, room, facts.policy, now_ms)
-        extents = sorted({extent for volume in lost for extent in view.extents_by_volume.get(volume, ())})
-        for number, extent in enumerate(extents):
-            if number % SLICE == 0:
+        held = {extent for volume in lost for extent in view.extents_by_volume.get(volume, ())}
+        page = heapq.nsmallest(EXTENTS_PER_PAGE + 1, (extent for extent in held if extent > request.after))
+        for number, extent in enumerate(page[:EXTENTS_PER_PAGE]):
+            if number % _EXTENTS_SLICE == 0:
                 await asyncio.sleep(0)
             entry = view.extents.get(extent)
             if entry is not None:
                 opened = facts.opened.get(extent)
                 adding.add(extent, twins.as_sampled(entry.row, opened), opened)
-        pools = {facts.places[volume].pool for volume in adding.loss.rebuild}
-        speed = losing.rate(view, pools, await self._repairs())
-        warnings = [*self._writes_stop(room.loads), *self._not_rebuildable(facts.places, lost)]
-        if facts.brake:
-            warnings.append(facts.brake)
+        after, speed, warnings = -1, losing.NO_RATE, list[str]()
+        if len(page) > EXTENTS_PER_PAGE:
+            after = page[EXTENTS_PER_PAGE - 1]
+        else:
+            before = {view.volumes[name].row.id for name in request.taken if name in view.volumes}
+            pools = {facts.places[volume].pool for volume in before | {*adding.loss.rebuild} if volume in facts.places}
+            speed = losing.rate(view, pools, await self._repairs())
+            warnings = [*self._writes_stop(room.loads), *self._not_rebuildable(facts.places, lost)]
+            warnings += [facts.brake] if facts.brake else []
         return losing.forecast(
-            view, request.node, facts.places, lost, adding, room, speed, self._names(adding), warnings, now_ms
+            view, request.node, facts.places, lost, adding, room, speed, self._names(adding), warnings, now_ms, after
         )
 
     def _volumes_of(self, node: str) -> frozenset[int]:
@@ -263,15 +276,23 @@ class Driller:
         # After the rows: what a row names was committed with the lengths that are read here, or with later ones.
         opened = await self._opened.refresh(max_age_s=0.0)
         reply = LossFilesReply(LossCounts(), [], cursor)
+        worlds = self._worlds(lost)
         for number, (path, row) in enumerate(rows):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
+                worlds = self._worlds(lost)
             try:
                 parts = await self._parts(namespace.id, path, row)
             except NotFound:
                 continue  # deleted since the page was read
-            self._judge(reply, request, path, row, parts, opened, lost)
+            before, away, gone = (self._outlook(parts, opened, world) for world in worlds)
+            _count(reply, request, path, row, before, away, gone)
         return reply
+
+    def _worlds(self, lost: frozenset[int]) -> tuple[Places, Places, Places]:
+        """The places as they are, without the node for now, and without it for ever."""
+        now = places(self._view)
+        return now, losing.without(now, lost, gone=False), losing.without(now, lost, gone=True)
 
     async def _parts(self, namespace: int, path: str, row: FileRow) -> Sequence[Located]:
         """The file's segments; of one with a manifest the manifest and, when that can be read, what it names."""
@@ -286,39 +307,6 @@ class Driller:
         except CopypoolError:
             return [located]
 
-    def _judge(
-        self,
-        reply: LossFilesReply,
-        request: LossFilesRequest,
-        path: str,
-        row: FileRow,
-        parts: Sequence[Located],
-        opened: Mapping[int, OpenRow],
-        lost: frozenset[int],
-    ) -> None:
-        now = places(self._view)
-        away = self._outlook(parts, opened, losing.without(now, lost, gone=False))
-        if away == "readable":
-            return
-        gone = self._outlook(parts, opened, losing.without(now, lost, gone=True))
-        before = self._outlook(parts, opened, now) != "readable"
-        counts = reply.counts
-        if away == "doubtful":
-            counts.doubtful_files += 1
-            counts.doubtful_bytes += row.size
-        else:
-            counts.unavailable_files += 1
-            counts.unavailable_bytes += row.size
-            counts.lost_files += gone == "lost"
-            counts.lost_bytes += row.size if gone == "lost" else 0
-            counts.before_files += before
-        if len(reply.files) < request.names:
-            state: LossState = "doubtful" if away == "doubtful" else "unavailable"
-            digest = format_digest(row.digest)
-            reply.files.append(
-                LossFile(request.namespace, path, row.version, row.size, digest, state, gone == "lost", before)
-            )
-
     def _outlook(self, parts: Sequence[Located], opened: Mapping[int, OpenRow], known: Places) -> RangeOutlook:
         return losing.worst(
             "lost"
@@ -331,6 +319,36 @@ class Driller:
             for part in parts
             for segment in part.segments
             if segment.length > 0  # an empty file is read from its row alone
+        )
+
+
+def _count(
+    reply: LossFilesReply,
+    request: LossFilesRequest,
+    path: str,
+    row: FileRow,
+    before: RangeOutlook,
+    away: RangeOutlook,
+    gone: RangeOutlook,
+) -> None:
+    """Take a file in that would not be readable."""
+    if away == "readable":
+        return
+    counts, lost = reply.counts, away != "doubtful" and gone == "lost"
+    state: LossState = "doubtful" if away == "doubtful" else "unavailable"
+    if state == "doubtful":
+        counts.doubtful_files += 1
+        counts.doubtful_bytes += row.size
+    else:
+        counts.unavailable_files += 1
+        counts.unavailable_bytes += row.size
+        counts.lost_files += lost
+        counts.lost_bytes += row.size if lost else 0
+        counts.before_files += before != "readable"
+    if len(reply.files) < request.names:
+        digest = format_digest(row.digest)
+        reply.files.append(
+            LossFile(request.namespace, path, row.version, row.size, digest, state, lost, before != "readable")
         )
 
 

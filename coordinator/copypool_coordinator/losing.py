@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from msgspec import structs
 
@@ -267,7 +267,11 @@ def measured_bytes_per_s(repairs: Sequence[Repaired]) -> float | None:
     return size * 1000 / max(1, busy_ms) if size else None
 
 
-def rate(view: ClusterView, pools: Collection[int], repairs: Sequence[Repaired]) -> tuple[float | None, str]:
+Rate: TypeAlias = tuple[float | None, str]  #: bytes per second, and where that is from
+NO_RATE: Rate = (None, "")
+
+
+def rate(view: ClusterView, pools: Collection[int], repairs: Sequence[Repaired]) -> Rate:
     """At which rate these pools would be filled again, and where that is from: past repairs, capped by budgets."""
     budgets = {
         entry.name: entry.row.budget_bytes_s
@@ -293,10 +297,11 @@ def forecast(
     lost: Collection[int],
     losing: Losing,
     room: Room,
-    speed: tuple[float | None, str],
+    speed: Rate,
     namespaces: list[str],
     warnings: list[str],
     now_ms: int,
+    next_after: int = -1,
 ) -> LossForecast:
     """The sums as callers are told of them."""
     loss = losing.loss
@@ -327,6 +332,7 @@ def forecast(
         namespaces=namespaces,
         warnings=warnings,
         as_of_unix_s=now_ms / 1000,
+        next_after=next_after,
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from copypool import Client
 from copypool.protocol.errors import Unavailable
 from copypool.protocol.insight import LogRequest
 from kit.checker import check
 from kit.cluster import RealCluster, until
-from kit.excuses import Excused
+from kit.excuses import of_loss
 from kit.workload import NAMESPACE, Load, Workload
 
 LOAD = Load(
@@ -126,6 +129,23 @@ async def test_copies_that_cannot_be_reached_are_told_from_debt(cluster: RealClu
     await until(told, "the copies are away", within_s=20)
 
 
+async def test_a_drill_that_is_interrupted_tells_what_it_did(cluster: RealCluster, client: Client) -> None:
+    for number in range(6):
+        await client.put(NAMESPACE, f"slow/{number}", b"s" * 100_000)
+    await client.wait_copied(timeout_s=20)
+    first = asyncio.Event()
+    drill = asyncio.create_task(
+        client.drills.read_from_copies(seed=77, rate_bytes_s=60_000, on_file=lambda _: first.set())
+    )
+    await asyncio.wait_for(first.wait(), 30)
+    drill.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drill
+    told = [event.message async for event in client.insight.log(LogRequest(kinds=["DrillReadFromCopies"]))]
+    assert told[-1].startswith("interrupted: ")
+    assert "seed 77" in told[-1]
+
+
 # -- losing a node -----------------------------------------------------------------------------
 async def test_a_simulated_loss_is_what_happens_when_the_node_is_killed(cluster: RealCluster, client: Client) -> None:
     """Ack rule `primary`: what only the lost node holds is named beforehand, exactly, and comes back with it."""
@@ -164,9 +184,8 @@ async def test_a_simulated_loss_is_what_happens_when_the_node_is_killed(cluster:
 
     await cluster.start(victim)
     await until(lambda: readable(client, missing), "all of it is back", within_s=20)
-    until_position = work.history.position
+    excused = of_loss(report.files, since, work.history.position)
     await work.read_everything()
-    excused = [Excused(file.path, file.version, file.digest, since, until_position) for file in report.files]
     verdict = check(work.history.operations(), final=True, excused=excused)
     assert verdict.ok, str(verdict)
     await copy_again(cluster, client)

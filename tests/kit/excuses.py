@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from copypool.protocol.drills import LossFile
 from kit.history import NEVER, WRITES, Kind, Operation, Outcome
 
 UNAVAILABLE = "unavailable"  #: code of the error that says so
@@ -28,6 +29,11 @@ class Excused:
     digest: str  #: `blake3:<hex>` of the whole file
     since: int  #: `History.position` before the first of them was taken away
     until: int = NEVER  #: `History.position` once the last of them serves again; never: the history ends before
+
+
+def of_loss(files: Iterable[LossFile], since: int, until: int = NEVER) -> list[Excused]:
+    """What a simulated loss named beforehand, excused while the node is really away."""
+    return [Excused(file.path, file.version, file.digest, since, until) for file in files]
 
 
 class Finding(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from copypool import Client, sync
+from copypool.drills import Drills
 from copypool.insight import Insight
 from copypool.loop_thread import LoopThread
 from copypool.operating import Operator
@@ -34,7 +35,8 @@ def test_every_call_is_there_with_its_arguments(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocking", "twin"), [(sync.Operator, Operator), (sync.Insight, Insight), (sync.Policies, Policies)]
+    ("blocking", "twin"),
+    [(sync.Operator, Operator), (sync.Insight, Insight), (sync.Policies, Policies), (sync.Drills, Drills)],
 )
 def test_every_call_of_its_parts_is_there(blocking: type, twin: type) -> None:
     assert set(inspect.getattr_static(blocking, "__init__").__code__.co_names) >= set(public(twin))

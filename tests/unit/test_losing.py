@@ -41,14 +41,23 @@ def cluster(*, primary_nodes: int = 2, copy_nodes: int = 2, zones: int = 9, free
     return little
 
 
-def loss_of(little: LittleView, node: int, opened: dict[int, OpenRow] | None = None) -> LossForecast:
-    """What `lose-node` says of a node, from rows alone."""
+def loss_of(
+    little: LittleView,
+    node: int,
+    opened: dict[int, OpenRow] | None = None,
+    *,
+    extents: range = range(1_000),
+    taken: dict[str, int] | None = None,
+) -> LossForecast:
+    """What `lose-node` says of a node, from rows alone; of these extents, when others have taken room before."""
     lost = frozenset(little.view.volumes_by_node[node])
     now = places(little.view)
     room = Room(little.view, little.heartbeats.loads(0.0), lost)
+    for name, size in (taken or {}).items():
+        room.fill(little.view.volumes[name].row.id, size)
     adding = Losing(little.view, now, lost, room, POLICY, NOW_MS)
     for extent, entry in little.view.extents.items():
-        if lost & {each.volume for each in entry.row.locations}:
+        if extent in extents and lost & {each.volume for each in entry.row.locations}:
             adding.add(extent, entry.row, (opened or {}).get(extent))
     pools = {now[volume].pool for volume in adding.loss.rebuild}
     speed = losing.rate(little.view, pools, [])
@@ -154,6 +163,22 @@ def test_an_open_extent_with_a_live_twin_loses_nothing() -> None:
     opened = {7: OpenRow(FORMAT, LENGTH, 4, 9, LENGTH, 0, twin=2)}
     found = loss_of(little, 1, opened)
     assert (found.served_extents, found.unavailable_extents, found.rebuild_bytes) == (1, 0, LENGTH)
+
+
+def test_pages_add_up_and_room_that_was_taken_stays_taken() -> None:
+    little = cluster(primary_nodes=4, free=FLOOR_BYTES + 2 * LENGTH + MIB)
+    for extent in range(10):
+        copy = 5 + extent % 2
+        length = LENGTH if extent % 4 else LENGTH // 2
+        little.extent(extent, [at(1, LENGTH), at(copy, length)], length=LENGTH)
+    whole = loss_of(little, 1)
+    assert (whole.rebuild_extents, whole.blocked_extents, whole.unavailable_extents) == (6, 4, 3)
+    paged = loss_of(little, 1, extents=range(5))
+    taken = {place.volume: place.bytes for place in paged.places}
+    paged.add(loss_of(little, 1, extents=range(5, 10), taken=taken))
+    whole.places.sort(key=lambda place: place.volume)
+    paged.places.sort(key=lambda place: place.volume)
+    assert paged == whole
 
 
 # -- against doing it ----------------------------------------------------------------------------

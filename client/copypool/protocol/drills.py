@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from copypool.protocol.insight import Problem
-from copypool.protocol.processes import SkippedEntry
+from copypool.protocol.processes import SKIPPED_MAX, SkippedEntry
 
 SAMPLE_MAX = 100_000  #: files of one drill
 LOSS_NAMES_MAX = 1_000  #: files that one page, and a whole report, names
@@ -105,10 +105,12 @@ class DrillKept(msgspec.Struct):
 
 
 # -- losing a node ----------------------------------------------------------------------------
-class LoseNodeRequest(msgspec.Struct):
-    """/rpc/drill_lose_node: what the extents on a node's volumes would be without it. Changes nothing."""
+class LoseNodeRequest(msgspec.Struct, omit_defaults=True):
+    """/rpc/drill_lose_node: a page of what the extents on a node's volumes would be without it. Changes nothing."""
 
     node: str
+    after: int = -1  #: cursor: an extent
+    taken: dict[str, int] = {}  #: bytes that volumes, by name, took in the pages before: that room is gone
 
 
 class RebuildPlace(msgspec.Struct):
@@ -125,7 +127,10 @@ class RebuildPlace(msgspec.Struct):
 
 
 class LossForecast(msgspec.Struct):
-    """The loss by extents; bytes are stored bytes, with checksums, dead records included until they are reclaimed."""
+    """The loss by extents; bytes are stored bytes, with checksums, dead records included until they are reclaimed.
+
+    Rate and warnings come with the last page.
+    """
 
     node: str
     volumes: list[str]
@@ -152,7 +157,24 @@ class LossForecast(msgspec.Struct):
     rate_from: str  #: where that rate is from
     namespaces: list[str]  #: that may have files among the unavailable, doubtful and lost ones
     warnings: list[str]
-    as_of_unix_s: float
+    as_of_unix_s: float  #: of the first page
+    next_after: int = -1  #: -1: no more
+
+    def add(self, page: LossForecast) -> None:
+        """Take the next page in."""
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(page, name))
+        known = {place.volume: place for place in self.places}
+        for place in page.places:
+            if place.volume in known:
+                known[place.volume].extents += place.extents
+                known[place.volume].bytes += place.bytes
+            else:
+                self.places.append(place)
+        self.blocked = [*self.blocked, *page.blocked][:SKIPPED_MAX]
+        self.namespaces = sorted({*self.namespaces, *page.namespaces})
+        self.bytes_per_s, self.rate_from = page.bytes_per_s, page.rate_from
+        self.warnings, self.next_after = page.warnings, page.next_after
 
     @property
     def eta_s(self) -> float | None:
@@ -160,6 +182,14 @@ class LossForecast(msgspec.Struct):
         if not self.rebuild_bytes:
             return 0.0
         return self.rebuild_bytes / self.bytes_per_s if self.bytes_per_s else None
+
+
+_SUMMED = (
+    *("extents", "bytes", "served_extents", "served_bytes", "doubtful_extents", "doubtful_bytes"),
+    *("unavailable_extents", "unavailable_bytes", "lost_bytes", "unavailable_before_extents"),
+    *("under_protected_extents", "under_protected_bytes", "rebuild_extents", "rebuild_bytes", "crowded_extents"),
+    *("blocked_extents", "blocked_bytes"),
+)
 
 
 class LossFilesRequest(msgspec.Struct, omit_defaults=True):
