@@ -31,6 +31,7 @@ from copypool.protocol.internal import (
     VerifyReport,
 )
 from copypool.protocol.policies import PoolSpec
+from copypool_coordinator.absences import Absences
 from copypool_coordinator.admin import Admin
 from copypool_coordinator.committing import Commits
 from copypool_coordinator.core import ClusterClock, Core, LeaderGuard
@@ -80,6 +81,7 @@ class Catalog:
         self._commits = Commits(self._core, self._extents, self.counters)
         self._directory = Directory(self._core)
         self.policies = Policies(self._core, self._extents)
+        self.absences = Absences(self._core)
         self._admin = Admin(self._core, self.policies)
         self._sweeping = Sweeping(self._core)
         self.jobs = Jobs(self._core, self._extents)  #: processes and the intents that go with them

@@ -64,7 +64,7 @@ class Keeper:
 
     async def _end_maintenances(self) -> None:
         """A maintenance ends by the clock alone; that it has is told once."""
-        nodes = await self._catalog.policies.end_maintenances(self._guard)
+        nodes = await self._catalog.absences.end_maintenances(self._guard)
         now_ms = self._catalog.now_ms()
         if nodes:
             await self._catalog.append_events(

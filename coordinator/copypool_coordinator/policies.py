@@ -1,4 +1,4 @@
-"""What operators set: pools, volumes, namespaces, maintenance. Each change is one compare-and-swap of one row.
+"""What operators set: pools, volumes, namespaces. Each change is one compare-and-swap of one row.
 
 A namespace's policy is a class; changing it gives new extents another class and leaves the old ones as they are,
 until `set_class` moves them one by one. A change of access that forbids writing has sealed the volume's open extents
@@ -18,7 +18,6 @@ from copypool.protocol.names import check_name
 from copypool.protocol.policies import (
     BUDGET_MIN_BYTES_S,
     COPY_POOLS_MAX,
-    MAINTENANCE_MAX_S,
     TEXT_MAX,
     NamespaceUpdate,
     PoolSpec,
@@ -33,7 +32,7 @@ from copypool_coordinator.extents import Extents
 from copypool_coordinator.ids import take_ids
 from copypool_coordinator.namedrows import change_row, ensure_row
 from copypool_coordinator.pools import ensure_class, ensure_pool
-from copypool_coordinator.rows import FORMAT, ClassRow, ClusterRow, NamespaceRow, NodeRow, PoolRow, VolumeRow
+from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, PoolRow, VolumeRow
 from copypool_coordinator.windows import check_window
 
 FACT_TIMEOUT_S = 5.0
@@ -41,7 +40,7 @@ _NOT_WRITTEN: tuple[AccessMode, ...] = ("readonly", "unavailable", "destroyed", 
 
 
 class Policies:
-    """Pools, volumes, namespaces and maintenance of one catalog. Safe to repeat, all of it."""
+    """Pools, volumes and namespaces of one catalog. Safe to repeat, all of it."""
 
     def __init__(self, core: Core, extents: Extents) -> None:
         self._core = core
@@ -369,69 +368,6 @@ class Policies:
             return Change(None, locations.sealed(seen.row, seen.open, now_ms), seals=True)
 
         await self._extents.rows.change(extent, decide, [])
-
-    # -- nodes -------------------------------------------------------------------------------------
-    async def release_brake(self) -> None:
-        """Believe in every absence until now: what was lost before is rebuilt once its grace time is over."""
-        now_ms = self._core.now_ms()
-        _, revision = await change_row(
-            self._core,
-            keys.CLUSTER_ROW,
-            ClusterRow,
-            lambda row: None if row.brake_released_ms >= now_ms else replace(row, brake_released_ms=now_ms),
-            "cluster",
-        )
-        await self._core.caught_up(revision, FACT_TIMEOUT_S)
-
-    async def set_maintenance(self, node: str, for_s: int) -> tuple[NodeRow, bool]:
-        """Announce that a node will be away for this long from now on; 0 ends it. Kept over changes of leader.
-
-        The row, and whether it was changed: ending what has ended changes nothing.
-
-        Raises:
-            NotFound, Invalid: there is no such node, or the time is out of bounds.
-        """
-        if not 0 <= for_s <= MAINTENANCE_MAX_S:
-            raise Invalid(
-                f"maintenance lasts 1 s to {MAINTENANCE_MAX_S} s: it ends by itself, so that it is not forgotten"
-            )
-        now_ms = self._core.now_ms()
-        until_ms = now_ms + for_s * 1000 if for_s else 0
-        changed = False
-
-        def change(row: NodeRow) -> NodeRow | None:
-            nonlocal changed
-            changed = bool(for_s) or row.maintenance_until_ms > now_ms
-            return replace(row, maintenance_until_ms=until_ms) if changed else None
-
-        row, revision = await change_row(self._core, keys.named(keys.NODE, node), NodeRow, change, f"node {node!r}")
-        await self._core.caught_up(revision, FACT_TIMEOUT_S)
-        return row, changed
-
-    async def end_maintenances(self, leader: LeaderGuard) -> list[str]:
-        """Note that maintenances have run out; the nodes of which this is told for the first time. Safe to repeat.
-
-        The time itself stays in the row: the grace time runs from it.
-
-        Raises:
-            NotLeader: the term is over.
-        """
-        now_ms = self._core.now_ms()
-        over = [
-            entry.name
-            for entry in self._core.view.nodes.values()
-            if entry.row.maintenance_told_ms < entry.row.maintenance_until_ms <= now_ms
-        ]
-        for name in over:
-            await change_row(
-                self._core,
-                keys.named(keys.NODE, name),
-                NodeRow,
-                lambda row: replace(row, maintenance_told_ms=min(row.maintenance_until_ms, now_ms)),
-                f"node {name!r}",
-                [leader_guard(leader)],
-            )
-        return over
 
 
 def _pool_with(row: PoolRow, update: PoolUpdate, copies: list[int] | None, window: str | None) -> PoolRow:

@@ -200,7 +200,7 @@ class PolicyApi:
     async def _maintenance(self, principal: Principal, body: policies.MaintenanceRequest) -> policies.MaintenanceReply:
         if body.for_s < 0:
             raise Invalid("for_s is the seconds that the node may be away, or 0 to end the maintenance")
-        row, changed = await self._policies.set_maintenance(check_name(body.node, "node name"), body.for_s)
+        row, changed = await self._catalog.absences.set_maintenance(check_name(body.node, "node name"), body.for_s)
         until_ms = row.maintenance_until_ms if body.for_s else 0
         if not changed:
             return policies.MaintenanceReply(body.node, None)
@@ -215,7 +215,7 @@ class PolicyApi:
         brake = await self._overview.brake()
         if not brake:
             raise Conflict("no brake is on: what is away is rebuilt once its grace time is over")
-        await self._policies.release_brake()
+        await self._catalog.absences.release_brake()
         await self._tell(principal, "BrakeReleaseAsked", f"an operator believes that what is away is lost: {brake}")
         return policies.BrakeReply(brake)
 
