@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from copypool.protocol.digests import digest_of
-from copypool.protocol.internal import PullCommand, PullSource
+from copypool.protocol.internal import JoinRequest, PullCommand, PullSource
 from copypool_node.disk import Disk
 from copypool_node.label import decode_configuration
 from kit.crash_stories import STORIES, Stage
@@ -23,7 +23,7 @@ STORY_S = 10.0  #: a story that was broken off and still waits has said all that
 #: What may become of the disk at a call.
 FAULTS = ("once", "once full", "for ever", "killed", "power cut", "power cut, zeros")
 #: Opening a volume looks into 256 directories: of a start only the calls that change something are counted.
-COUNTED = {"mounting": "change"}
+COUNTED = {"joining": "change", "mounting": "change"}
 
 
 async def break_off(folder: Path, name: str, fault: str, nth: int) -> bool:
@@ -96,6 +96,8 @@ async def judge(stage: Stage, name: str) -> None:
         assert row.tombstone == (body is None), path
         assert body is None or (row.size, row.digest) == (len(body), digest_of(body)), path
     node = await stage.start(name=name, disk=Disk())
+    joins = [one for one in stage.coordinator.requests["join"] if isinstance(one, JoinRequest)]
+    assert len({(one.name, one.nonce) for one in joins}) == len({one.name for one in joins}), "no node joins as another"
     assert not node.node.volumes[0].safe_mode
     _judge_configuration(stage.folder / name / "volume" / "configuration", stage.configuration)
     if stage.source is None:

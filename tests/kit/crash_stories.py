@@ -106,6 +106,15 @@ def may_fail() -> Iterator[None]:
 
 
 # -- the stories --------------------------------------------------------------------------------
+async def joining(stage: Stage) -> None:
+    """The first start of all: identity, directories, label, and the first file."""
+    stage.arm()
+    with contextlib.suppress(AssertionError, TimeoutError):  # it may never be ready on such a disk
+        async with asyncio.timeout(1.0):
+            await stage.start()
+            await stage.put("first", 3000)
+
+
 async def small_groups(stage: Stage) -> None:
     """A new extent, groups, the next extent."""
     await stage.start()
@@ -287,6 +296,7 @@ async def twins(stage: Stage) -> None:
 STORIES: dict[str, Callable[[Stage], Awaitable[None]]] = {
     story.__name__: story
     for story in (
+        joining,
         small_groups,
         long_bodies,
         seals,

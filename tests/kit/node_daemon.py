@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,16 @@ class NodeDaemon:
         command = [*self._program, "--config", str(self._config)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def restart_as(self, *program: str) -> None:
+        """Start the process anew, as another program."""
+        self._program = [sys.executable, *program]
+        self.launch()
+
+    def died(self) -> bool:
+        """Whether the process ends by a SIGKILL of its own, soon. Blocks."""
+        assert self._process is not None
+        return self._process.wait(READY_S) == -signal.SIGKILL
 
     async def ready(self) -> NodeUnderTest:
         """Wait until it takes writes; a client of it."""
