@@ -17,7 +17,6 @@ from copypool.protocol.policies import (
     MaintenanceRequest,
     NamespaceDetails,
     NamespaceName,
-    NamespaceRewrite,
     NamespaceUpdate,
     PoolDetails,
     PoolName,
@@ -129,17 +128,11 @@ class Policies:
         on_copy_failure: OnCopyFailure | None = None,
         quota_bytes: int | None = None,
     ) -> NamespaceDetails:
-        """Change where new extents of a namespace go, and its quota. What is stored stays: see `rewrite`."""
+        """Change where new extents of a namespace go, and its quota. What is stored stays: process `rewrite`."""
         pools = None if copy_pools is None else [*copy_pools]
         update = NamespaceUpdate(name, primary_pool, pools, ack, on_copy_failure, quota_bytes)
         return await self._coordinators.call("namespace_update", update, NamespaceDetails)
 
-    async def namespace_rewrite(self, name: str, *, cancel: bool = False) -> NamespaceDetails:
-        """Give older extents the namespace's present policy, in the background; `cancel` ends that."""
-        request = NamespaceRewrite(name, cancel)
-        return await self._coordinators.call("namespace_rewrite", request, NamespaceDetails)
-
-    # -- maintenance --------------------------------------------------------------------------
     async def maintenance(self, node: str, for_s: int) -> MaintenanceReply:
         """Announce that a node will be away for so long from now on; 0 ends the maintenance."""
         return await self._coordinators.call("maintenance", MaintenanceRequest(node, for_s), MaintenanceReply)

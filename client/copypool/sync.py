@@ -82,7 +82,6 @@ class Policies:
         self.volume = loop.blocking(twin.volume)
         self.namespace = loop.blocking(twin.namespace)
         self.namespace_update = loop.blocking(twin.namespace_update)
-        self.namespace_rewrite = loop.blocking(twin.namespace_rewrite)
         self.maintenance = loop.blocking(twin.maintenance)
         self.release_brake = loop.blocking(twin.release_brake)
 

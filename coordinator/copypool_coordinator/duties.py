@@ -119,7 +119,7 @@ class Duties:
         async with TaskGroup() as group:
             group.create_task(runner.run(), name="controllers")
             group.create_task(Keeper(self._catalog, guard).run(), name="keeper")
-            rewriting = Rewriting(self._catalog, performer, self._chronicle, guard)
+            rewriting = Rewriting(self._catalog, performer, guard)
             group.create_task(rewriting.run(), name="rewriting of policies")
             group.create_task(ConfigurationKeeper(self._catalog, self._link, guard).run(), name="configuration")
 

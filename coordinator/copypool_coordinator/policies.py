@@ -154,7 +154,7 @@ class Policies:
         return self.namespace_info(spec.name, row)
 
     async def update_namespace(self, update: NamespaceUpdate) -> NamespaceRow:
-        """Change the policy of new extents, and the quota. What is stored stays where it is: see `set_rewrite`.
+        """Change the policy of new extents, and the quota. What is stored stays where it is: see `rewriting`.
 
         Raises:
             NotFound, Invalid: there is no such namespace, or the policy is not possible.
@@ -209,19 +209,6 @@ class Policies:
         if wanted.ack != "copy" and wanted.on_copy_failure != "continue":
             raise Invalid("`on_copy_failure` goes with the ack rule `copy`: no write waits for a copy without it")
         row, revision = await ensure_class(self._core.etcd, wanted)
-        await self._core.caught_up(revision, FACT_TIMEOUT_S)
-        return row
-
-    async def set_rewrite(self, name: str, wanted: bool, leader: LeaderGuard | None = None) -> NamespaceRow:
-        """Ask that extents of this namespace's older classes get its present one, or that this ends."""
-        row, revision = await change_row(
-            self._core,
-            keys.named(keys.NAMESPACE, name),
-            NamespaceRow,
-            lambda row: None if row.rewrite == wanted else replace(row, rewrite=wanted),
-            f"namespace {name!r}",
-            [leader_guard(leader)] if leader is not None else [],
-        )
         await self._core.caught_up(revision, FACT_TIMEOUT_S)
         return row
 

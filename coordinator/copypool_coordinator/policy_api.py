@@ -49,7 +49,6 @@ class PolicyApi:
             "namespace_create": Verb(api.NamespaceSpec, Role.admin, self._namespace_create),
             "namespace_update": Verb(policies.NamespaceUpdate, Role.admin, self._namespace_update),
             "namespace_show": Verb(policies.NamespaceName, Role.reader, self._namespace_show),
-            "namespace_rewrite": Verb(policies.NamespaceRewrite, Role.operator, self._namespace_rewrite),
             "brake_release": Verb(api.Empty, Role.admin, self._brake_release),
             "maintenance": Verb(policies.MaintenanceRequest, Role.operator, self._maintenance),
         }
@@ -163,16 +162,6 @@ class PolicyApi:
         principal.require(Role.reader, body.name)
         return await self._namespace_details(body.name)
 
-    async def _namespace_rewrite(
-        self, principal: Principal, body: policies.NamespaceRewrite
-    ) -> policies.NamespaceDetails:
-        before = self._namespace(body.name).row
-        await self._policies.set_rewrite(body.name, not body.cancel)
-        if before.rewrite == body.cancel:
-            kind = "RewriteCancelled" if body.cancel else "RewriteBegun"
-            await self._tell(principal, kind, f"namespace {body.name}: older extents get the present policy")
-        return await self._namespace_details(body.name)
-
     def _namespace(self, name: str) -> Versioned[NamespaceRow]:
         entry = self._view.namespaces.get(check_name(name, "namespace"))
         if entry is None or entry.row.state != "live":
@@ -188,7 +177,10 @@ class PolicyApi:
             files=files,
             bytes=size_bytes,
             as_of_unix_s=as_of_ms / 1000,
-            rewriting=entry.row.rewrite,
+            rewriting=any(
+                each.row.verb == "rewrite" and each.row.state == "running" and each.row.namespace == entry.row.id
+                for each in self._view.processes.values()
+            ),
             older_extents=older.extents,
             older_bytes=older.payload_bytes,
             shared_with=older.shared_with,

@@ -94,7 +94,7 @@ class ProcessApi:
 
     async def _prepared(self, principal: Principal, body: ProcessRequest) -> tuple[Plan, Facts, Mapping[int, Mark]]:
         plan = starting.draft(self._view, body, principal.name, self._catalog.now_ms())
-        if body.namespace:
+        if body.verb == "restore" and body.namespace:
             await self._take_extents(principal, body, plan.row)
         facts, marks = await self._overview.planning(catch_up=body.verb in ("backup", "restore"))
         if body.verb == "backup":

@@ -9,12 +9,14 @@ records have to be rewritten one by one, which is the work of reclaiming.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from copypool.protocol.capability import WRITE_LIFE_MS
 from copypool_coordinator.locations import OTHERS
 from copypool_coordinator.rows import ExtentRow, NamespaceRow
-from copypool_coordinator.view import ClusterView
+
+if TYPE_CHECKING:
+    from copypool_coordinator.view import ClusterView
 
 
 class Verdict(NamedTuple):
@@ -45,6 +47,11 @@ def held_bytes(row: ExtentRow, namespace: int) -> int | None:
 def may_be_written_by_old_leases(namespace: NamespaceRow, row: ExtentRow) -> bool:
     """Whether this open extent of a past class may hold records of the namespace: it is as old as its last leases."""
     return row.opened_ms <= namespace.class_since_ms + WRITE_LIFE_MS
+
+
+def leases_live(namespace: NamespaceRow, now_ms: int) -> bool:
+    """Whether somebody may still write under the policy before."""
+    return now_ms < namespace.class_since_ms + WRITE_LIFE_MS
 
 
 def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from copypool.protocol.api import LocationState
-from copypool_coordinator import locations
+from copypool_coordinator import locations, reclassing
 from copypool_coordinator.controllers.filling import is_source, without_volume
 from copypool_coordinator.locations import before_drop
 from copypool_coordinator.offpolicy import Mark
@@ -41,6 +41,7 @@ class Left(NamedTuple):
     records: int
     volume: int = 0  #: that it is to leave, or to be read back on
     pool: int = 0  #: that it is to be whole in
+    namespace: int = 0  #: whose present class it is to have
 
 
 class Obstacle(NamedTuple):
@@ -57,6 +58,8 @@ def left(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proces
         found = _debts(view, facts, marks, row)
     elif row.verb == "audit":
         found = _unread(view, facts, row)
+    elif row.verb == "rewrite":
+        found = _older(view, facts, marks, row)
     elif row.verb == "rebalance":
         found = _on_volumes(view, facts, {volume for _, volume in row.moves}, dict(row.moves), drops_count=False)
     elif row.verb == "restore" and not row.volumes:
@@ -159,6 +162,32 @@ def _not_whole(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: 
                 break
 
 
+def _older(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> Iterator[Left]:
+    """Extents from before the process that have a past class of the namespace, or the present one and lack copies."""
+    entry = view.namespaces_by_id.get(row.namespace)
+    if entry is None:
+        return
+    namespace = entry.row
+    for class_id in namespace.past_classes:
+        for extent in view.extents_by_class.get(class_id, ()):
+            known = view.extents[extent].row
+            concerned = (
+                reclassing.may_be_written_by_old_leases(namespace, known)
+                if known.open
+                else reclassing.held_bytes(known, namespace.id) is not None
+            )
+            if concerned:
+                yield Left(extent, facts.committed(extent, known) or 0, known.records, namespace=namespace.id)
+    for extent, mark in marks.items():
+        if extent not in view.extents:
+            continue
+        known = view.extents[extent].row
+        if known.class_id != namespace.class_id or known.opened_ms >= row.created_ms:
+            continue
+        if (mark.debt or mark.under_protected) and reclassing.held_bytes(known, namespace.id) is not None:
+            yield Left(extent, facts.committed(extent, known) or 0, known.records, namespace=namespace.id)
+
+
 def dies(facts: Facts, extent: int, row: ExtentRow, volume: int) -> bool:
     """Whether the last good bytes of some range would go if this volume's location went now (invariant 5).
 
@@ -192,6 +221,8 @@ class Obstacles:
         """Why this extent cannot go on now; None when it can, or is under way."""
         row = self._view.extents[one.extent].row
         if verb == "audit" and (obstacle := self._of_reading(one)) is not None:
+            return obstacle
+        if one.namespace and (obstacle := self._of_rewriting(one, row)) is not None:
             return obstacle
         standing = self._facts.standing(self._view, one.extent, row)
         if standing is None or is_empty(standing.committed):
@@ -230,6 +261,21 @@ class Obstacles:
         if place is None or place.up:
             return None
         return Obstacle(f"volume {place.name} cannot be read now")
+
+    def _of_rewriting(self, one: Left, row: ExtentRow) -> Obstacle | None:
+        """Why an extent of a past class keeps it. Nothing changes that but another policy."""
+        entry = self._view.namespaces_by_id.get(one.namespace)
+        if entry is None or row.open or row.class_id == entry.row.class_id:
+            return None
+        verdict = reclassing.judge(self._view, row, entry.row.class_id)
+        if verdict.moves_primary:
+            return Obstacle("it would have to move to another primary pool, which this version does not do", final=True)
+        if not verdict.others:
+            return None
+        known = (self._view.namespaces_by_id.get(each) for each in sorted(verdict.others))
+        names = ", ".join(each.name for each in known if each is not None) or "others"
+        why = f"it has records of namespaces with another policy ({names}) too: give them the same one"
+        return Obstacle(why, final=True)
 
     def _of_discarding(self, one: Left, row: ExtentRow, committed: int) -> Obstacle | None:
         place = self._facts.places.get(one.volume)

@@ -1,8 +1,8 @@
-"""Gives older extents the present policy of namespaces that ask for it. The shell around `reclassing`.
+"""Gives older extents the present policy of namespaces for which a process asks for it. The shell around `reclassing`.
 
 Level-triggered, one duty of a term: a round walks the extents of past classes, a slice at a time, seals what an old
-lease may still write to, and changes the class of what may change. A round that finds nothing more to do ends the
-rewriting, and says in the event log what had to be left.
+lease may still write to, and changes the class of what may change. How far it is, when it has ended and what was left
+out is counted as for every process (`remaining`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from copypool.protocol.capability import WRITE_LIFE_MS
 from copypool.protocol.errors import CopypoolError, NotLeader
 from copypool_coordinator import reclassing
 from copypool_coordinator.catalog import Catalog, LeaderGuard
-from copypool_coordinator.chronicle import Chronicle
 from copypool_coordinator.controllers.actions import SealExtent
 from copypool_coordinator.performing import Performer
 from copypool_coordinator.rows import NamespaceRow
@@ -29,18 +27,17 @@ _SLICE = 256
 class Rewriting:
     """The duty of one term."""
 
-    def __init__(self, catalog: Catalog, performer: Performer, chronicle: Chronicle, guard: LeaderGuard) -> None:
+    def __init__(self, catalog: Catalog, performer: Performer, guard: LeaderGuard) -> None:
         self._catalog = catalog
         self._view = catalog.view
         self._performer = performer
-        self._chronicle = chronicle
         self._guard = guard
 
     async def run(self) -> None:
         """Until cancelled, or until the term is over."""
         while True:
             await asyncio.sleep(PAUSE_S)
-            for entry in [each for each in self._view.namespaces.values() if each.row.rewrite]:
+            for entry in self._asked():
                 try:
                     await self.round(entry)
                 except NotLeader:
@@ -48,10 +45,15 @@ class Rewriting:
                 except CopypoolError as error:
                     log.warning("rewriting namespace %s waits: %s", entry.name, error.message)
 
+    def _asked(self) -> list[Versioned[NamespaceRow]]:
+        rows = (entry.row for entry in self._view.processes.values())
+        asked = {row.namespace for row in rows if row.verb == "rewrite" and row.state == "running"}
+        return [self._view.namespaces_by_id[each] for each in sorted(asked & self._view.namespaces_by_id.keys())]
+
     async def round(self, entry: Versioned[NamespaceRow]) -> None:
         """One walk over the extents of the namespace's past classes."""
         namespace = entry.row
-        done = left = waiting = walked = 0
+        walked = 0
         for class_id in namespace.past_classes:
             for extent in list(self._view.extents_by_class.get(class_id, ())):
                 walked += 1
@@ -62,19 +64,8 @@ class Rewriting:
                     continue
                 if known.row.open:
                     if reclassing.may_be_written_by_old_leases(namespace, known.row):
-                        waiting += 1
                         await self._performer.perform(SealExtent(extent, False, "it is written under an older policy"))
                 elif reclassing.held_bytes(known.row, namespace.id) is None:
                     continue
                 elif reclassing.judge(self._view, known.row, namespace.class_id).possible:
-                    done += await self._catalog.policies.set_class(extent, class_id, namespace.class_id, self._guard)
-                else:
-                    left += 1
-        if done or waiting or self._catalog.now_ms() < namespace.class_since_ms + WRITE_LIFE_MS:
-            return
-        await self._catalog.policies.set_rewrite(entry.name, False, self._guard)
-        if left:
-            message = f"namespace {entry.name}: {left} extents keep an older policy: see `namespace show`"
-            self._chronicle.record("RewriteIncomplete", message)
-        else:
-            self._chronicle.record("RewriteEnded", f"namespace {entry.name}: every extent has the present policy")
+                    await self._catalog.policies.set_class(extent, class_id, namespace.class_id, self._guard)

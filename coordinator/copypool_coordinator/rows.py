@@ -40,7 +40,7 @@ class NamespaceRow(Row):
     state: str = "live"  #: `live` or `deleting`
     quota_bytes: int = 0  #: of its files' sizes; soft, checked when a lease is asked for; 0: none
     past_classes: list[int] = []  #: classes of older extents that may hold its records
-    rewrite: bool = False  #: extents of past classes are to get the present one
+    rewrite: bool = False  #: not read; a process says it
     class_since_ms: int = 0  #: when the class changed last; leases given out before live on for a minute; 0: never
 
 
@@ -301,6 +301,7 @@ class ProcessRow(Row):
     cancelled_by: str = ""  #: an operator's word; the leader ends the process
     known_bad: list[tuple[int, int]] = []  #: audit: (extent, generation) that were bad before it began
     progressed_ms: int = 0  #: when something more of it was done last; 0: not yet
+    namespace: int = 0  #: rewrite: whose older extents get its present class
 
 
 class EventRow(Row):

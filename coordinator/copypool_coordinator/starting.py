@@ -71,6 +71,7 @@ def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> 
         "rebalance": ("", "pool"),
         "delete": ("volume",),
         "backup": ("pool",),
+        "rewrite": ("namespace",),
     }[request.verb]
     if kind not in allowed:
         raise Invalid(f"{request.verb} takes {' or '.join(each or 'nothing' for each in allowed)}")
@@ -81,6 +82,8 @@ def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> 
         row.volumes = _volumes_of(view, request.node)
     elif kind == "pool":
         row.pools = [_pool(view, request.pool)]
+    if request.verb == "rewrite":
+        row.namespace = _namespace(view, request.namespace)
     if request.verb == "restore" and row.volumes:
         note = "the volumes are set `destroyed`: nothing is read there and nothing is erased"
         return Plan(row, access="destroyed", notes=(note,))
@@ -126,6 +129,13 @@ def _pool(view: ClusterView, name: str) -> int:
     entry = view.pools.get(name)
     if entry is None:
         raise NotFound(f"there is no pool {name!r}: see `copypool pools`")
+    return entry.row.id
+
+
+def _namespace(view: ClusterView, name: str) -> int:
+    entry = view.namespaces.get(name)
+    if entry is None or entry.row.state != "live":
+        raise NotFound(f"there is no namespace {name!r}: see `copypool namespace list`")
     return entry.row.id
 
 
@@ -293,7 +303,7 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
     obstacles = Obstacles(view, facts)
     stuck = [(one, why.why) for one in items if (why := obstacles.of(row.verb, one)) is not None and not why.waits]
     blocked = {one.extent for one, _ in stuck}
-    able = [] if row.verb in ("audit", "delete") else [one for one in items if one.extent not in blocked]
+    able = [] if row.verb in ("audit", "delete", "rewrite") else [one for one in items if one.extent not in blocked]
     origins = _origins(view, facts, able)
     size = row.total_bytes if row.verb == "rebalance" else sum(one.bytes for one in items)
     notes = list(plan.notes)

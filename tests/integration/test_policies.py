@@ -16,6 +16,7 @@ import pytest
 from copypool import Client
 from copypool.protocol.api import LocationInfo
 from copypool.protocol.errors import Invalid, NoSpace, QuotaExceeded
+from copypool.protocol.processes import ProcessInfo
 from kit.cluster import RealCluster, real_cluster, until
 from kit.workload import NAMESPACE
 
@@ -128,7 +129,8 @@ async def test_bytes_go_to_the_pools_of_their_namespace_and_nowhere_else(cluster
         await fresh.put("secret", "b", payload(3))
     await client.wait_copied(timeout_s=30)
     assert set(await places_of(client, "secret", "b")) == {"primary", "copy", "vault"}
-    await answer(cluster, "namespace", "rewrite", "secret")
+    assert (await answer(cluster, "namespace", "rewrite", "secret", "--preview"))["extents"] == 1
+    process = await answer(cluster, "namespace", "rewrite", "secret", "--no-wait")
 
     async def rewritten() -> bool:
         details = await client.policies.namespace("secret")
@@ -138,6 +140,13 @@ async def test_bytes_go_to_the_pools_of_their_namespace_and_nowhere_else(cluster
     await client.wait_copied(timeout_s=30)
     assert (await places_of(client, "secret", "a"))["vault"].state == "good"
     assert await client.get("secret", "a") == payload(2)
+
+    async def ended() -> ProcessInfo | None:
+        shown = await client.operator.process(str(process["id"]))
+        return None if shown.state == "running" else shown
+
+    shown = await until(ended, "old leases are over, and with them the rewriting", within_s=70)
+    assert (shown.state, shown.skipped_total, shown.done_extents >= 1) == ("done", 0, True), shown
 
 
 async def test_a_copy_window_holds_copies_back_and_says_until_when(cluster: RealCluster, client: Client) -> None:

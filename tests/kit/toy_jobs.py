@@ -11,14 +11,15 @@ from copypool_coordinator import keys, starting
 from copypool_coordinator.controllers import processes
 from copypool_coordinator.controllers.actions import Action, SealExtent, WriteProcess
 from copypool_coordinator.offpolicy import Mark, look
-from copypool_coordinator.policy import Facts, places
+from copypool_coordinator.policy import Facts, Policy, places
 from copypool_coordinator.process_api import process_info
 from copypool_coordinator.protection import assess
 from copypool_coordinator.rows import ExtentRow, ProcessRow, VolumeRow
 from copypool_coordinator.starting import Plan
-from kit.toy_cluster import CLASS, ToyCluster
+from kit.toy_cluster import CLASS, MIB, ToyCluster
 
 _ROUNDS_MAX = 400
+LENGTH = 40 * MIB  #: of the extents of `cluster_with`
 
 
 class ToyJobs:
@@ -172,3 +173,32 @@ class ToyJobs:
 
         check()
         cluster.checks.append(check)
+
+
+def cluster_with(
+    extents: int = 3, *, primary_nodes: int = 2, copy_nodes: int = 2, policy: Policy | None = None
+) -> ToyJobs:
+    """Sealed extents, written on node 1, copied and read back."""
+    cluster = ToyCluster(primary_nodes, copy_nodes, policy or Policy(grace_ms=60_000, drop_delay_ms=30_000))
+    jobs = ToyJobs(cluster)
+    for extent in range(extents):
+        cluster.open_extent(extent, writer=1, length=LENGTH)
+        cluster.settle()
+        cluster.seal(extent)
+    cluster.wait(cluster.policy.first_verify_delay_ms)
+    cluster.settle()
+    cluster.wait(60_000)
+    cluster.history.clear()
+    cluster.pulled_bytes = 0
+    return jobs
+
+
+def on(jobs: ToyJobs, volume: int) -> list[int]:
+    """Extents with a location on this volume that is not on its way out."""
+    cluster = jobs.cluster
+    return sorted(
+        extent
+        for extent in cluster.view.extents
+        for each in cluster.row(extent).locations
+        if each.volume == volume and each.state != "dropping"
+    )

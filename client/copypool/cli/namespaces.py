@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from copypool.cli.options import Verbs, run, settings, show_json
 from copypool.cli.output import readable_bytes, readable_time, table
+from copypool.cli.processes import rewrite
 from copypool.cli.quantities import Size
 
 if TYPE_CHECKING:
     from copypool.client import Client
     from copypool.protocol.api import AckRule, OnCopyFailure
     from copypool.protocol.policies import NamespaceDetails
-
-INCOMPLETE = 3  #: exit code of `rewrite` when some extents have to keep an older policy
 
 _ACK = click.option(
     "--ack",
@@ -128,27 +126,7 @@ def namespace_show(name: str) -> None:
     run(work)
 
 
-@namespace.command("rewrite")
-@click.argument("name")
-@click.option("--preview", is_flag=True, help="Only say what would be done.")
-@click.option("--cancel", is_flag=True, help="Leave the rest as it is.")
-def namespace_rewrite(name: str, preview: bool, cancel: bool) -> None:
-    """Give older extents the namespace's present copy pools and ack rule, in the background.
-
-    Copies are made before any is dropped. Extents that are shared with namespaces of another policy, or lie in another
-    primary pool, stay as they are; exit code 3 says that there are some.
-    """
-
-    async def work(client: Client) -> bool:
-        if preview:
-            details = await client.policies.namespace(name)
-        else:
-            details = await client.policies.namespace_rewrite(name, cancel=cancel)
-        _show(details)
-        return cancel or details.rewritable
-
-    if not run(work):
-        sys.exit(INCOMPLETE)
+namespace.add_command(rewrite)
 
 
 @namespace.command("list")

@@ -145,6 +145,19 @@ def rebalance(pool: str, preview: bool, no_wait: bool) -> None:
     _start(ProcessRequest("rebalance", pool=pool), preview, no_wait)
 
 
+@click.command(cls=Verb)
+@click.argument("namespace")
+@_job
+def rewrite(namespace: str, preview: bool, no_wait: bool) -> None:
+    """Give older extents of a namespace its present copy pools and ack rule.
+
+    Copies are made before any is dropped. Extents that are shared with namespaces of another policy, or lie in another
+    primary pool, stay as they are and are listed; exit code 3 says that there are some. Leases from before the update
+    live for a minute, so it does not end sooner.
+    """
+    _start(ProcessRequest("rewrite", namespace=namespace), preview, no_wait)
+
+
 @click.group(cls=Verbs)
 def delete() -> None:
     """Take things out of the cluster for good."""

@@ -143,13 +143,6 @@ class NamespaceDetails(msgspec.Struct):
     obstacle: str  #: why not; "" when it can
 
 
-class NamespaceRewrite(msgspec.Struct, omit_defaults=True):
-    """POST /rpc/namespace_rewrite, role operator: give older extents the present policy. Answer: NamespaceDetails."""
-
-    name: str
-    cancel: bool = False
-
-
 class MaintenanceRequest(msgspec.Struct):
     """POST /rpc/maintenance, role operator: this node will be away; `for_s` 0 ends it. Answer: MaintenanceReply."""
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-ProcessVerb: TypeAlias = Literal["restore", "audit", "move", "drain", "rebalance", "delete", "backup"]
+ProcessVerb: TypeAlias = Literal["restore", "audit", "move", "drain", "rebalance", "delete", "backup", "rewrite"]
 ProcessState: TypeAlias = Literal["running", "done", "incomplete", "cancelled", "failed"]
 VolumeIntent: TypeAlias = Literal["", "drain", "discard", "force"]
 
@@ -23,7 +23,7 @@ class ProcessRequest(msgspec.Struct, omit_defaults=True):
     """/rpc/process_start (answer `ProcessInfo`) and /rpc/process_preview (answer `Preview`, which changes nothing).
 
     restore: one of `volume`, `node`, `pool`, `namespace` (with `prefix`). audit: `volume`. move: `volume`.
-    drain: `node`. rebalance: `pool` or nothing. delete: `volume`. backup: `pool`, `to`.
+    drain: `node`. rebalance: `pool` or nothing. delete: `volume`. backup: `pool`, `to`. rewrite: `namespace`.
     """
 
     verb: ProcessVerb

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from copypool.protocol.processes import PROCESSES_MAX, SKIPPED_MAX
+from copypool_coordinator import reclassing
 from copypool_coordinator.controllers.actions import Action, SealExtent, TrimProcesses, WriteProcess
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
@@ -84,6 +85,8 @@ def look(
         after.done_bytes = after.total_bytes - size
     if row.cancelled_by:
         return _ended(after, "cancelled", [], now_ms)
+    if _may_grow(view, row, now_ms):
+        return after
     if not items and not after.moves:
         return _ended(after, "done", [], now_ms)
     progressed = (after.done_extents, after.done_bytes) != (row.done_extents, row.done_bytes)
@@ -106,6 +109,12 @@ def look(
     if final or (now_ms - after.stuck_since_ms >= facts.policy.process_patience_ms and not braked):
         return _ended(after, "incomplete", stuck, now_ms)
     return after
+
+
+def _may_grow(view: ClusterView, row: ProcessRow, now_ms: int) -> bool:
+    """Whether more may come to it that was asked for: extents that old leases still write under an older policy."""
+    entry = view.namespaces_by_id.get(row.namespace) if row.verb == "rewrite" else None
+    return entry is not None and reclassing.leases_live(entry.row, now_ms)
 
 
 def _list(row: ProcessRow, held: Sequence[tuple[Left, Obstacle]]) -> None:
@@ -144,6 +153,8 @@ def _done_sentence(row: ProcessRow) -> str:
         case "audit":
             bad = f"{row.found_total} locations found bad" + (" and mended" if row.fix and row.found_total else "")
             return f"read back {size}; {bad}"
+        case "rewrite":
+            return f"{size} have the present policy"
         case "delete":
             return f"removed, with {size} whose other locations were proven first"
         case "move" | "drain":

@@ -1,0 +1,90 @@
+"""`namespace rewrite` as a process: older extents get the present policy of their namespace, on plans alone."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from copypool.protocol.errors import NotFound
+from copypool.protocol.processes import ProcessRequest
+from copypool_coordinator import keys, reclassing
+from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, PoolRow, Share
+from kit.toy_cluster import CLASS, COPY, PRIMARY
+from kit.toy_jobs import LENGTH, ToyJobs, cluster_with
+
+VAULT, MORE = 3, 2  #: a second copy pool, and the class that wants copies there as well
+
+
+def with_a_changed_policy(jobs: ToyJobs, shared: int) -> None:
+    """Extents of namespace 5, one of which holds records of namespace 6 too; now 5 wants copies in the vault."""
+    cluster = jobs.cluster
+    cluster.put(keys.named(keys.POOL, "vault"), PoolRow(FORMAT, VAULT, "copy"))
+    for node in (8, 9):
+        cluster.add_node(node, "copy")
+        row = cluster.view.volumes[f"volume{node}"].row
+        cluster.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, pool=VAULT))
+    cluster.put(keys.named(keys.CLASS, "more"), ClassRow(FORMAT, MORE, PRIMARY, [COPY, VAULT], "primary"))
+    since = cluster.now_ms
+    policy = NamespaceRow(FORMAT, 5, MORE, past_classes=[CLASS], class_since_ms=since)
+    cluster.put(keys.named(keys.NAMESPACE, "five"), policy)
+    cluster.put(keys.named(keys.NAMESPACE, "six"), NamespaceRow(FORMAT, 6, CLASS))
+    for extent in cluster.view.extents:
+        shares = [Share(5, LENGTH, 10, LENGTH // 2)] + [Share(6, LENGTH, 10, LENGTH // 2)] * (extent == shared)
+        cluster.put_extent(extent, replace(cluster.row(extent), shares=shares))
+
+
+def rewriting(jobs: ToyJobs) -> None:
+    """What the duty of that name does."""
+    cluster = jobs.cluster
+    for extent in list(cluster.view.extents_by_class.get(CLASS, ())):
+        if reclassing.judge(cluster.view, cluster.row(extent), MORE).possible:
+            cluster.put_extent(extent, replace(cluster.row(extent), class_id=MORE))
+
+
+def test_a_rewriting_is_done_once_old_leases_are_over_and_the_copies_are_there() -> None:
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=-1)
+    request = ProcessRequest("rewrite", namespace="five")
+    found = jobs.preview(request)
+    assert (found.extents, found.bytes, found.blocked_extents) == (3, 3 * LENGTH, 0)
+    process = jobs.start(request)
+    jobs.look("")
+    assert (jobs.row(process).state, jobs.row(process).done_extents) == ("running", 0)
+    rewriting(jobs)
+    jobs.look("")
+    assert jobs.row(process).done_extents == 0, "the class alone is not what was asked for"
+    jobs.steps(5)
+    shown = jobs.shown(process)
+    assert (shown.state, shown.done_extents) == ("running", 3), "an old lease may still bring more"
+    jobs.run(process)
+    row = jobs.row(process)
+    assert (row.state, row.outcome) == ("done", f"{3 * LENGTH} bytes in 3 extents have the present policy")
+    assert {each.volume for extent in range(3) for each in jobs.cluster.row(extent).locations} >= {8}
+    with pytest.raises(NotFound):
+        jobs.start(ProcessRequest("rewrite", namespace="seven"))
+
+
+def test_extents_that_are_shared_with_another_policy_are_left_out_and_listed() -> None:
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=1)
+    request = ProcessRequest("rewrite", namespace="five")
+    (blocked,) = jobs.preview(request).blocked
+    assert (blocked.extent, blocked.why) == (
+        1,
+        "it has records of namespaces with another policy (six) too: give them the same one",
+    )
+    process = jobs.start(request)
+    rewriting(jobs)
+    jobs.run(process)
+    row = jobs.row(process)
+    assert (row.state, row.done_extents, [each.extent for each in row.skipped]) == ("incomplete", 2, [1])
+    assert jobs.cluster.row(1).class_id == CLASS
+
+
+def test_a_cancelled_rewriting_leaves_the_rest_as_it_is() -> None:
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=-1)
+    process = jobs.start(ProcessRequest("rewrite", namespace="five"))
+    jobs.cancel(process)
+    jobs.run(process)
+    assert jobs.row(process).state == "cancelled"
