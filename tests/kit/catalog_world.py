@@ -33,13 +33,13 @@ from copypool.protocol.internal import (
     RegisterRequest,
 )
 from copypool.protocol.versions import VersionClock
-from copypool_coordinator import keys
+from copypool_coordinator import keys, rows
 from copypool_coordinator.catalog import Catalog, CatalogSettings
 from copypool_coordinator.core import ClusterClock, LeaderGuard
 from copypool_coordinator.etcd import Compare, Etcd, EtcdSettings, Op, TxnResult, delete
 from copypool_coordinator.etcd.attempts import Attempts
 from copypool_coordinator.etcd.requests import Delete, Put
-from copypool_coordinator.rows import FORMAT, LeaderRow
+from copypool_coordinator.rows import FORMAT, ExtentRow, FileRow, LeaderRow
 from kit.etcd_process import EtcdMember, free_ports
 
 HEADER_BYTES = 64
@@ -316,3 +316,21 @@ async def catalog_world(endpoint: str) -> AsyncIterator[World]:
         world.catalog = await world.coordinator("c1", world.etcd)
         await world.catalog.bootstrap(os.urandom(16), primary_pool="primary", copy_pool="copy", namespace="default")
         yield world
+
+
+async def current(world: World, path: str, namespace: int = 1) -> FileRow | None:
+    """The path's row as a lookup gives it."""
+    return (await world.catalog.lookup([(namespace, path, 0)]))[0]
+
+
+async def version_of(world: World, path: str) -> int:
+    """The path's current version; 0: none."""
+    row = await current(world, path)
+    return 0 if row is None else row.version
+
+
+async def extent_row(world: World, extent: int) -> ExtentRow:
+    """The extent's row as etcd has it."""
+    kv = await world.etcd.get(keys.extent(extent))
+    assert kv is not None
+    return rows.decode(kv.value, ExtentRow)
