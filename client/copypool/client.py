@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import msgspec
+
 from copypool.batches import BatchWriter, PathContent, in_chunks
 from copypool.bodies import Content
 from copypool.coordinators import Coordinators
@@ -64,6 +66,7 @@ from copypool.results import BulkResult, FileVersion
 from copypool.sources import SegmentReader
 from copypool.telemetry.tracing import traced
 from copypool.threads import in_thread
+from copypool.tls import Chain, TlsError
 from copypool.transport import Timeouts, Transport
 from copypool.trees import TreeReader, check_folder, download, folder_prefix, local_chunks, plan_targets
 from copypool.uploading import Progress, upload
@@ -88,7 +91,7 @@ class Client:
         coordinators: Sequence[str],
         token: str = "",
         *,
-        ca_file: str | None = None,
+        tls: Chain | None = None,
         namespace: str = "",
         timeouts: Timeouts | None = None,
         write_deadline_s: float = WRITE_DEADLINE_S,
@@ -96,7 +99,7 @@ class Client:
         """For use inside a running loop; `connect` is the usual way. `write_deadline_s` bounds retries per body."""
         self.namespace = namespace  #: the profile's default namespace, or ""
         self._write_deadline_s = write_deadline_s
-        self._transport = Transport(ca_file=ca_file, timeouts=timeouts)
+        self._transport = Transport(tls=tls, timeouts=timeouts)
         self._coordinators = Coordinators(self._transport, coordinators, token)
         self._writer = Writer(self._transport, self._coordinators)
         self.insight = Insight(self._coordinators)
@@ -127,13 +130,17 @@ class Client:
                 place = profile
                 profile = await in_thread(lambda: load_profile(find_profile(place, os.environ)))
             coordinators, token = profile.coordinators, token or profile.token
-            ca_file = ca_file or profile.ca_file or None
-        namespace = profile.namespace if isinstance(profile, Profile) else ""
+        known = profile if isinstance(profile, Profile) else Profile(list(coordinators))
+        files = msgspec.structs.replace(known, ca_file=ca_file or known.ca_file).tls
+        try:
+            tls = await in_thread(lambda: Chain(files)) if files is not None else None
+        except TlsError as exc:
+            raise Invalid(f"the profile's TLS files cannot be used: {exc}") from exc
         return cls(
             coordinators,
             token,
-            ca_file=ca_file,
-            namespace=namespace,
+            tls=tls,
+            namespace=known.namespace,
             timeouts=timeouts,
             write_deadline_s=write_deadline_s,
         )

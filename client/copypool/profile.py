@@ -3,6 +3,8 @@
     coordinators = ["https://10.0.0.1:7400", "https://10.0.0.2:7400"]
     token_file = "token"        # relative to this file; or: token = "cpt_..."
     ca_file = "ca.pem"          # optional, relative to this file
+    cert_file = "me.pem"        # optional, with key_file: where a proxy in front of the cluster asks for one
+    key_file = "me.key"
     namespace = "default"       # optional: used when a command or call names none
 
 Looked for in this order: the path given, `$COPYPOOL_PROFILE`, `~/.config/copypool/profile.toml` (or under
@@ -18,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from copypool.protocol.errors import Invalid
+from copypool.tls import TlsFiles
 
 VARIABLE = "COPYPOOL_PROFILE"
 DEV_PROFILE = Path(".dev") / "profile.toml"
@@ -30,7 +33,17 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     token: str = ""
     token_file: str = ""  #: file whose first line is the token
     ca_file: str = ""  #: PEM file of the authority that signed the servers' certificates
+    cert_file: str = ""  #: PEM file of this client's certificate, where one is asked for
+    key_file: str = ""  #: its private key
+    server_name: str = ""  #: name in the servers' certificates, if it is not the host that is called
     namespace: str = ""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """For `copypool.tls`; None: the system's authorities, and no certificate of one's own."""
+        if not (self.ca_file or self.cert_file or self.key_file or self.server_name):
+            return None
+        return TlsFiles(self.ca_file, self.cert_file, self.key_file, self.server_name)
 
 
 def find_profile(given: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:
@@ -65,5 +78,8 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
         raise Invalid(f"the profile {os.fspath(place)!r} cannot be read: {exc}") from exc
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise Invalid(f"the profile {os.fspath(place)!r} is malformed: {exc}") from exc
-    ca_file = str((place.parent / profile.ca_file).absolute()) if profile.ca_file else ""
-    return msgspec.structs.replace(profile, token=token, ca_file=ca_file)
+    if bool(profile.cert_file) != bool(profile.key_file):
+        raise Invalid(f"the profile {os.fspath(place)!r} is malformed: cert_file and key_file go together")
+    names = {name: getattr(profile, name) for name in ("ca_file", "cert_file", "key_file")}
+    files = {name: str((place.parent / file).absolute()) for name, file in names.items() if file}
+    return msgspec.structs.replace(profile, token=token, **files)

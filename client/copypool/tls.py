@@ -47,6 +47,8 @@ class TlsFiles:
     authority: str = ""
     certificate: str = ""
     key: str = ""
+    #: a name that every server's certificate holds, checked instead of the host that is called; "": that host
+    server_name: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.key):
@@ -197,26 +199,33 @@ class CurrentContext(ssl.SSLContext):
     """Stands for the context that was loaded last; a handshake that has begun keeps the one it began with."""
 
     current: ssl.SSLContext
+    _server_name: str
 
-    def __new__(cls, first: ssl.SSLContext) -> Self:
+    def __new__(cls, first: ssl.SSLContext, server_name: str = "") -> Self:
+        """`first` until `replace`. With `server_name`, that is checked instead of the host that is called."""
         self = super().__new__(cls, first.protocol)
         self.current = first
+        self._server_name = server_name
         return self
 
-    def __init__(self, first: ssl.SSLContext) -> None:
-        """`first` until `replace`."""
+    def __init__(self, first: ssl.SSLContext, server_name: str = "") -> None:
+        """See `__new__`."""
 
     def replace(self, context: ssl.SSLContext) -> None:
         """Use this one for every handshake from now on."""
         self.current = context
 
-    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
         """ssl: the seam of every event loop's TLS."""
-        return self.current.wrap_bio(*args, **named)
-
-    def wrap_socket(self, *args: Any, **named: Any) -> ssl.SSLSocket:
-        """ssl: of blocking clients."""
-        return self.current.wrap_socket(*args, **named)
+        name = None if server_side else self._server_name or server_hostname
+        return self.current.wrap_bio(incoming, outgoing, server_side, name, session)
 
 
 _Stamp = tuple[tuple[int, ...] | None, ...]
@@ -290,7 +299,7 @@ class Chain:
 
         self._rotated = Rotated(files, make)
         first = self._rotated.value
-        self.client = CurrentContext(first.client)
+        self.client = CurrentContext(first.client, files.server_name)
         self.server = CurrentContext(first.server) if first.server is not None else None
 
     @property

@@ -21,6 +21,7 @@ from copypool.failover import Reason
 from copypool.protocol.errors import CopypoolError, Invalid, Unavailable, from_response
 from copypool.protocol.routes import TRACE
 from copypool.telemetry import tracing
+from copypool.tls import LOOK_S, Chain
 
 _PIECE_BYTES = 256 * 1024
 _READ_BUFFER_BYTES = 1024 * 1024
@@ -87,7 +88,7 @@ def _translate(error: Exception, url: str, *, sent: bool = True) -> CopypoolErro
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return Invalid(f"not a usable URL: {place!r}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return LinkFailed(f"TLS to {place} failed: {error}; check ca_file", "refused", sent=False)
+        return LinkFailed(f"TLS to {place} failed: {error}; check the profile's TLS files", "refused", sent=False)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return LinkFailed(f"{place} did not accept a connection in time", "timeout", sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -146,14 +147,12 @@ class Transport:
     """Connections to coordinators and nodes. Make it inside a running loop; `close` it."""
 
     def __init__(
-        self, *, ca_file: str | None = None, timeouts: Timeouts | None = None, connections_max: int = 256
+        self, *, tls: Chain | None = None, timeouts: Timeouts | None = None, connections_max: int = 256
     ) -> None:
-        """`Invalid` when `ca_file` holds no certificates."""
+        """Without `tls` the system's authorities are trusted. Files of `tls` are followed until `close`."""
         self.timeouts = timeouts or Timeouts()
-        try:
-            context: ssl.SSLContext | bool = ssl.create_default_context(cafile=ca_file) if ca_file else True
-        except (OSError, ssl.SSLError) as exc:
-            raise Invalid(f"the CA file {ca_file!r} cannot be used: {exc}") from exc
+        context: ssl.SSLContext | bool = tls.client if tls is not None else True
+        self._following = asyncio.create_task(tls.follow(LOOK_S)) if tls is not None else None
         # Counts from the request on a connection that is there; being connected has its own limit.
         self._read_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self.timeouts.connect_s, sock_read=self.timeouts.first_byte_s
@@ -177,6 +176,9 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection. Safe to repeat."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self._session.close()
 
     def _check_open(self) -> None:

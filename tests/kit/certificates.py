@@ -1,12 +1,14 @@
-"""Throwaway TLS files for tests, made with the `openssl` program: an authority and certificates for loopback."""
+"""Throwaway TLS files for tests: authorities, and certificates as they should be or as they should not."""
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
+from copypool.dev.certificates import LOOPBACK, Pair, issue, make_authority
+from copypool.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,15 @@ class Certificate:
     certificate: Path
     key: Path
 
+    @property
+    def files(self) -> TlsFiles:
+        """As `copypool.tls` takes them."""
+        return TlsFiles(str(self.authority), str(self.certificate), str(self.key))
 
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
+    @property
+    def section(self) -> dict[str, object]:
+        """As a server's settings take them."""
+        return {"ca_file": str(self.authority), "cert_file": str(self.certificate), "key_file": str(self.key)}
 
 
 class Authority:
@@ -27,26 +35,43 @@ class Authority:
 
     def __init__(self, directory: Path, name: str = "ca") -> None:
         self._directory = directory
-        self._key = directory / f"{name}.key"
+        self._pair = make_authority(name, datetime.now(UTC), days=2)
         self.certificate = directory / f"{name}.pem"
-        _openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(self._key), "-out", str(self.certificate), "-days", "2", "-subj", f"/CN={name}"),
-        )
+        self.certificate.write_bytes(self._pair.certificate)
 
-    def issue(self, name: str) -> Certificate:
-        """A certificate for localhost and 127.0.0.1, good for servers and clients."""
-        key = self._directory / f"{name}.key"
-        request = self._directory / f"{name}.csr"
-        certificate = self._directory / f"{name}.pem"
-        extensions = self._directory / f"{name}.ext"
-        extensions.write_text(_NAMES)
-        _openssl(
-            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}"),
-        )
-        _openssl(
-            *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key)),
-            *("-CAcreateserial", "-out", str(certificate), "-days", "2", "-extfile", str(extensions)),
-        )
-        return Certificate(self.certificate, certificate, key)
+    def pair(
+        self,
+        name: str,
+        *,
+        hosts: Sequence[str] = LOOPBACK,
+        ends_in: timedelta = timedelta(days=2),
+        begins_in: timedelta = timedelta(days=-1),
+        calls: bool = True,
+    ) -> Pair:
+        """A certificate for loopback, good for servers and clients, unless told otherwise."""
+        now = datetime.now(UTC)
+        return issue(self._pair, name, hosts, now + ends_in, not_before=now + begins_in, calls=calls)
+
+    def issue(
+        self,
+        name: str,
+        *,
+        hosts: Sequence[str] = LOOPBACK,
+        ends_in: timedelta = timedelta(days=2),
+        begins_in: timedelta = timedelta(days=-1),
+        calls: bool = True,
+    ) -> Certificate:
+        """The same, as files `<name>.pem` and `<name>.key`; those of before are replaced."""
+        pair = self.pair(name, hosts=hosts, ends_in=ends_in, begins_in=begins_in, calls=calls)
+        found = Certificate(self.certificate, self._directory / f"{name}.pem", self._directory / f"{name}.key")
+        found.certificate.write_bytes(pair.certificate)
+        found.key.write_bytes(pair.key)
+        return found
+
+
+def replace(certificate: Certificate, pair: Pair) -> None:
+    """Put other content in the files' place: each is renamed over, as certificate managers do it."""
+    for path, content in ((certificate.key, pair.key), (certificate.certificate, pair.certificate)):
+        draft = path.with_name(path.name + ".new")
+        draft.write_bytes(content)
+        draft.rename(path)

@@ -76,8 +76,15 @@ class RealCluster:
         """An SDK client; the cluster's admin unless a token is given."""
         coordinators = [process.url for process in self.plan.of("coordinator")]
         admin = self.layout.admin_token.read_text().strip()
-        async with await Client.connect(coordinators=coordinators, token=token or admin) as client:
+        async with await Client.connect(
+            coordinators=coordinators, token=token or admin, ca_file=self.ca_file
+        ) as client:
             yield client
+
+    @property
+    def ca_file(self) -> str | None:
+        """Whom clients trust; None where there is no TLS."""
+        return self.layout.certificate("operator").authority if self.plan.tls else None
 
     async def cli(self, *arguments: str, stdin: bytes = b"") -> CliResult:
         """Run the command line tool as a process, with the cluster's profile."""
@@ -154,8 +161,10 @@ class RealCluster:
 
 
 @contextmanager
-def real_cluster(sizes: Sizes | None = None, tuning: Tuning = QUICK) -> Iterator[RealCluster]:
+def real_cluster(sizes: Sizes | None = None, tuning: Tuning = QUICK, *, tls: bool = False) -> Iterator[RealCluster]:
     """A cluster that is ready when the block begins and gone, processes and files, when it ends.
+
+    With `tls`, TLS on every link, and certificates asked for between servers.
 
     It ends with SIGTERM too, as CI sends it to a cancelled run: the processes are detached and would stay.
     """
@@ -163,7 +172,7 @@ def real_cluster(sizes: Sizes | None = None, tuning: Tuning = QUICK) -> Iterator
     supervisor = Supervisor(root / "cluster")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        supervisor.up(sizes or Sizes(), tuning)
+        supervisor.up(sizes or Sizes(), tuning, tls=tls)
         yield RealCluster(supervisor)
     finally:
         keep = bool(os.environ.get("COPYPOOL_TEST_KEEP"))

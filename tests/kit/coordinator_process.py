@@ -27,6 +27,7 @@ from copypool.protocol.errors import from_response
 from copypool.protocol.routes import MSGPACK
 from copypool.protocol.stripes import stored_bytes
 from copypool.protocol.versions import VersionClock
+from copypool.serving.encryption import load_chain
 from copypool_coordinator import keys
 from copypool_coordinator.config import Config, Secrets, parse
 from copypool_coordinator.etcd import Etcd, EtcdSettings, delete
@@ -86,8 +87,12 @@ async def running_coordinator(endpoint: str, **settings: Any) -> AsyncIterator[R
     await etcd.txn([], [delete(keys.ROOT, b"/cp0")])
     await etcd.close()
     stop = asyncio.Event()
-    coordinator = Coordinator(_config(endpoint, settings), Secrets(b"m" * 32, ADMIN, JOIN))
-    async with aiohttp.ClientSession() as http:
+    config = _config(endpoint, settings)
+    chain = await asyncio.to_thread(load_chain, config.tls)
+    coordinator = Coordinator(config, Secrets(b"m" * 32, ADMIN, JOIN), chain)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=chain.client if chain is not None else True)
+    ) as http:
         task = asyncio.create_task(coordinator.run(stop))
         try:
 

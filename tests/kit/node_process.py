@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from copypool.protocol.api import BatchEntry, BatchReply, PoolType, Receipt, Seg
 from copypool.protocol.errors import from_response
 from copypool.protocol.framing import encode_entry
 from copypool.protocol.routes import CAPABILITY, MSGPACK, WRITE_ID, encode_path
+from copypool.serving.encryption import TlsSection, load_chain
 from copypool_node.config import Limits, NodeConfig, VolumeConfig
 from copypool_node.disk import Disk
 from copypool_node.node import Node
@@ -44,7 +46,7 @@ class NodeUnderTest:
         self.server = server
         self.coordinator = coordinator
         self.http = http
-        self.url = f"http://127.0.0.1:{server.port}"
+        self.url = f"{'https' if node.config.tls else 'http'}://127.0.0.1:{server.port}"
 
     @property
     def volume(self) -> int:
@@ -150,6 +152,7 @@ async def running_node(
     disk: Disk | None = None,
     wait: bool = True,
     crash: bool = False,
+    tls: TlsSection | None = None,
 ) -> AsyncIterator[NodeUnderTest]:
     """A node with one volume below `folder`, ready for writes. With `crash` its end is no orderly one."""
     token = folder / "join-token"
@@ -165,11 +168,12 @@ async def running_node(
         listen_port=0,
         join_token_file=str(token),
         limits=limits or quick_limits(),
+        tls=tls,
     )
-    node = Node(config, disk=disk)
+    node = Node(config, tls=await asyncio.to_thread(load_chain, tls), disk=disk)
     server = NodeServer(node)
     await server.start()
-    config.advertise_url = f"http://127.0.0.1:{server.port}"
+    config.advertise_url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
     node.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
         try:

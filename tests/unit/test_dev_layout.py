@@ -77,3 +77,22 @@ def test_toml_keeps_quotes_backslashes_and_line_breaks() -> None:
         "f": 7,
     }
     assert tomllib.loads(to_toml(awkward)) == awkward
+
+
+def test_with_tls_every_link_has_it_and_servers_ask_each_other_for_certificates() -> None:
+    layout, cluster = Layout(ROOT), plan(Sizes(etcd=3), range(1000, 1100), Tuning(), tls=True)
+    assert all(process.url.startswith("https://") for process in cluster.processes)
+    for process in cluster.of("coordinator") + cluster.of("node"):
+        raw = tomllib.loads(settings.config_of(layout, cluster, process))
+        config = coordinator_config.parse(raw, {}) if process.kind == "coordinator" else node_config.parse(raw, {})
+        assert config.tls is not None
+        assert config.tls.files == layout.certificate(process.name)
+        assert config.tls.require_client_cert
+        if process.kind == "coordinator":
+            assert raw["etcd"]["cert_file"] == layout.certificate(process.name).certificate
+    for member in cluster.of("etcd"):
+        found = json.loads(settings.config_of(layout, cluster, member))
+        for link in ("client-transport-security", "peer-transport-security"):
+            assert found[link]["client-cert-auth"]
+        assert "http://" not in json.dumps(found)
+    assert tomllib.loads(settings.profile_of(layout, cluster))["ca_file"] == layout.certificate("x").authority

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from copypool.serving.settings import ConfigError, names_of
+from copypool.toml_text import to_toml
 from copypool_coordinator import config as coordinator_config
 from copypool_node import config as node_config
+from kit.certificates import Authority
 
 NODE: dict[str, Any] = {
     "name": "n1",
@@ -141,8 +144,6 @@ def test_the_two_servers_call_alike_what_is_alike() -> None:
 
 @pytest.mark.parametrize("minimal", [NODE, COORDINATOR], ids=["node", "coordinator"])
 def test_what_is_in_force_can_be_shown_and_read_again(minimal: dict[str, Any], tmp_path: Path) -> None:
-    from copypool.toml_text import to_toml
-
     module, server = ("copypool_node", node_config) if minimal is NODE else ("copypool_coordinator", coordinator_config)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(minimal))
@@ -156,3 +157,87 @@ def test_what_is_in_force_can_be_shown_and_read_again(minimal: dict[str, Any], t
     )
     shown = server.parse(tomllib.loads(done.stdout), {})
     assert shown == server.parse({**minimal, "listen_port": 81, "limits": {"connections": 5}}, {})
+
+
+# -- what the settings name ------------------------------------------------------------------------------------
+class Files:
+    """Files of one server, all as they should be until a test harms one."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.folder = folder
+        self.server = server
+        self.authority = Authority(folder)
+        self.certificate = self.authority.issue("server")
+        for name, length in (("m", 32), ("a", 24), ("j", 24)):
+            (folder / name).write_text("x" * length)
+            (folder / name).chmod(0o600)
+        (folder / "v").mkdir()
+        minimal = NODE if server is node_config else COORDINATOR
+        self.raw = {**minimal, "join_token_file": str(folder / "j"), "tls": self.certificate.section}
+        if server is node_config:
+            self.raw |= {
+                "state_dir": str(folder / "state"),
+                "volumes": [{**NODE["volumes"][0], "path": str(folder / "v")}],
+            }
+        else:
+            self.raw |= {"master_secret_file": str(folder / "m"), "admin_token_file": str(folder / "a")}
+
+    def check(self, *flags: str) -> list[str]:
+        """What `--check-config` prints; it ends with 2 whenever it prints something."""
+        module = "copypool_node" if self.server is node_config else "copypool_coordinator"
+        file = self.folder / "config.toml"
+        file.write_text(to_toml(self.raw))
+        more = [part for flag in flags for part in ("--set", flag)]
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--config", str(file), "--check-config", *more],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={},
+        )
+        assert done.returncode == (2 if done.stderr else 0), done.stderr
+        return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("server", [node_config, coordinator_config], ids=["node", "coordinator"])
+def test_check_config_reads_secrets_and_certificates(server: Server, tmp_path: Path) -> None:
+    files = Files(tmp_path, server)
+    assert files.check() == []
+    assert files.check("tls.require_client_cert=true") == []
+    assert "others look for n.example" in files.check("advertise_url=https://n.example:1")[0]
+    assert "others look for all.internal" in files.check("tls.server_name=all.internal")[0]
+
+    (tmp_path / "j").chmod(0o644)
+    files.authority.issue("server", ends_in=timedelta(hours=-1))
+    found = files.check()
+    assert len(found) == 2, "everything is told at once"
+    assert "it has expired" in found[0]
+    assert "join_token_file: " in found[1]
+    (tmp_path / "j").chmod(0o600)
+
+    files.authority.issue("server", calls=False)
+    assert files.check() == []
+    assert "not meant for clients" in files.check("tls.require_client_cert=true")[0]
+
+    replaced = files.authority.pair("server")
+    files.certificate.key.write_bytes(replaced.key)
+    assert "no certificate with its key" in files.check()[0]
+    files.certificate.certificate.unlink()
+    assert "server.pem" in files.check()[0]
+
+
+def test_check_config_of_a_node_looks_at_its_folders_and_of_a_coordinator_at_etcds_files(tmp_path: Path) -> None:
+    (tmp_path / "n").mkdir()
+    node = Files(tmp_path / "n", node_config)
+    (tmp_path / "n" / "v").rmdir()
+    (tmp_path / "n" / "j").unlink()
+    found = node.check()
+    assert ["no directory" in line for line in found] == [True, False]
+    assert "join_token_file" in found[1]
+
+    (tmp_path / "c").mkdir()
+    coordinator = Files(tmp_path / "c", coordinator_config)
+    assert coordinator.check(f"etcd.ca_file={coordinator.authority.certificate}") == []
+    assert "etcd: cannot read /none" in coordinator.check("etcd.ca_file=/none")[0]
+    assert "etcd.password_file" in coordinator.check("etcd.user=u", "etcd.password_file=/none")[0]

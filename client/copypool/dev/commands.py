@@ -38,19 +38,27 @@ def dev() -> None:
 @click.option("--coordinators", type=int, help="Coordinators [2].")
 @click.option("--primary-nodes", type=int, help="Nodes with a primary volume [2].")
 @click.option("--copy-nodes", type=int, help="Nodes with a copy volume [2].")
+@click.option("--tls", is_flag=True, default=None, help="TLS on every link, by an authority of the cluster's own.")
 @click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
-def up(folder: Path, timeout_s: float, **given: int | None) -> None:
+def up(folder: Path, timeout_s: float, tls: bool | None, **given: int | None) -> None:
     """Make the cluster if there is none, start what does not run, wait until all of it serves."""
     supervisor = _supervisor(folder)
     sizes = supervisor.load().sizes if supervisor.exists else Sizes()
     wanted = {name: number for name, number in given.items() if number is not None}
-    cluster = supervisor.up(msgspec.structs.replace(sizes, **wanted), timeout_s=timeout_s)
+    cluster = supervisor.up(msgspec.structs.replace(sizes, **wanted), timeout_s=timeout_s, tls=tls)
     click.echo(f"{len(cluster.processes)} processes are ready; logs in {supervisor.layout.logs}")
     profile = "" if folder == Path(DEFAULT_FOLDER) else f" --profile {folder / supervisor.layout.profile_file.name}"
     click.echo("Next:")
     click.echo(f"  copypool{profile} put README.md {NAMESPACE}/README.md")
     click.echo(f"  copypool{profile} stat {NAMESPACE}/README.md")
     click.echo(f"  copypool{profile} status")
+
+
+@dev.command()
+@_folder
+def renew_certificates(folder: Path) -> None:
+    """New keys and certificates for a cluster with TLS, while it runs."""
+    _supervisor(folder).renew_certificates()
 
 
 @dev.command()

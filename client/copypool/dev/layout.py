@@ -14,9 +14,11 @@ import msgspec
 
 from copypool.protocol.api import PoolType
 from copypool.protocol.errors import Invalid, NotFound
+from copypool.tls import TlsFiles
 
 HOST = "127.0.0.1"
 MEMBERS_MAX = 9  #: processes of one kind
+OPERATOR = "operator"  #: whose certificate the tools of the cluster folder show
 NAMESPACE = "default"  #: exists from the first start, so that the first command can be a put
 
 Kind = Literal["etcd", "coordinator", "node"]
@@ -56,11 +58,17 @@ class Process(msgspec.Struct, frozen=True):
     zone: str = ""  #: nodes only
     pool: str = ""  #: nodes only: the pool of its volume
     pool_type: PoolType = "primary"  #: nodes only
+    tls: bool = False  #: speaks TLS alone
+
+    @property
+    def scheme(self) -> str:
+        """Of its URLs."""
+        return "https" if self.tls else "http"
 
     @property
     def url(self) -> str:
         """Base URL on loopback."""
-        return f"http://{HOST}:{self.port}"
+        return f"{self.scheme}://{HOST}:{self.port}"
 
 
 class Tuning(msgspec.Struct, frozen=True):
@@ -82,6 +90,7 @@ class Cluster(msgspec.Struct, frozen=True):
     sizes: Sizes
     processes: list[Process]
     tuning: Tuning = Tuning()
+    tls: bool = False  #: TLS on every link, certificates asked for between servers
 
     def of(self, kind: Kind) -> list[Process]:
         """All processes of one kind, in order of their names."""
@@ -96,18 +105,19 @@ class Cluster(msgspec.Struct, frozen=True):
         raise NotFound(f"no process {name!r} in this cluster: there are {names}")
 
 
-def plan(sizes: Sizes, ports: Sequence[int], tuning: Tuning) -> Cluster:
+def plan(sizes: Sizes, ports: Sequence[int], tuning: Tuning, tls: bool = False) -> Cluster:
     """Name the processes of a new cluster and give each its ports, zone and pool."""
     sizes.check()
     if len(ports) < sizes.ports:
         raise ValueError(f"{sizes.ports} ports are needed, {len(ports)} given")
     free = iter(ports)
-    processes = [Process(f"etcd{n}", "etcd", next(free), next(free)) for n in range(1, sizes.etcd + 1)]
-    processes += [Process(f"coordinator{n}", "coordinator", next(free)) for n in range(1, sizes.coordinators + 1)]
+    processes = [Process(f"etcd{n}", "etcd", next(free), next(free), tls=tls) for n in range(1, sizes.etcd + 1)]
+    names = [f"coordinator{n}" for n in range(1, sizes.coordinators + 1)]
+    processes += [Process(name, "coordinator", next(free), tls=tls) for name in names]
     for n in range(1, sizes.primary_nodes + sizes.copy_nodes + 1):
         pool: PoolType = "primary" if n <= sizes.primary_nodes else "copy"
-        processes.append(Process(f"node{n}", "node", next(free), zone=f"zone{n}", pool=pool, pool_type=pool))
-    return Cluster(sizes, processes, tuning)
+        processes.append(Process(f"node{n}", "node", next(free), zone=f"zone{n}", pool=pool, pool_type=pool, tls=tls))
+    return Cluster(sizes, processes, tuning, tls)
 
 
 class Layout:
@@ -126,15 +136,21 @@ class Layout:
         self.master_secret = self.secrets / "master-secret"
         self.admin_token = self.secrets / "admin-token"
         self.join_token = self.secrets / "join-token"
+        self.tls = self.root / "tls"
+        self.authority_key = self.secrets / "authority.key"
 
     @property
     def folders(self) -> list[Path]:
         """Every folder that a cluster needs, parents first."""
-        return [self.root, self.secrets, self.conf, self.data_root, self.logs, self.run]
+        return [self.root, self.secrets, self.conf, self.data_root, self.logs, self.run, self.tls]
 
     def config_file(self, process: Process) -> Path:
         """The configuration file of a process; its path on the command line is also how the process is recognised."""
         return self.conf / f"{process.name}.{'json' if process.kind == 'etcd' else 'toml'}"
+
+    def certificate(self, name: str) -> TlsFiles:
+        """The TLS files of a process, or of `OPERATOR`; there where the cluster has TLS."""
+        return TlsFiles(str(self.tls / "ca.pem"), str(self.tls / f"{name}.pem"), str(self.tls / f"{name}.key"))
 
     def data(self, name: str) -> Path:
         """Everything that a process keeps."""

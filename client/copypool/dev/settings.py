@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 
-from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process
+from copypool.dev.layout import HOST, NAMESPACE, OPERATOR, Cluster, Layout, Process
 from copypool.toml_text import Value, to_toml
 
+RELOAD_S = 1.0  #: renewed certificates are in use after this time
 HEARTBEATS_PER_SESSION = 5  #: how many heartbeats in a row may get lost, plus one
 ETCD_QUOTA_BYTES = 2 * 1024**3  #: small: a trial cluster shares its machine
 
@@ -34,17 +35,42 @@ def config_of(layout: Layout, cluster: Cluster, process: Process) -> str:
 
 def profile_of(layout: Layout, cluster: Cluster) -> str:
     """The client profile: the cluster's own admin, so that every command works."""
-    return to_toml(
-        {
-            "coordinators": [process.url for process in cluster.of("coordinator")],
-            "token_file": str(layout.admin_token),
-            "namespace": NAMESPACE,
-        }
-    )
+    profile: dict[str, Value] = {
+        "coordinators": [process.url for process in cluster.of("coordinator")],
+        "token_file": str(layout.admin_token),
+        "namespace": NAMESPACE,
+    }
+    if cluster.tls:
+        profile["ca_file"] = layout.certificate(OPERATOR).authority
+    return to_toml(profile)
+
+
+def _tls(layout: Layout, process: Process) -> dict[str, Value]:
+    """The `[tls]` section of a server: it shows a certificate, and asks other servers for theirs."""
+    if not process.tls:
+        return {}
+    files = layout.certificate(process.name)
+    section = {"cert_file": files.certificate, "key_file": files.key, "ca_file": files.authority}
+    return {"tls": {**section, "require_client_cert": True, "reload_s": RELOAD_S}}
+
+
+def _etcd_tls(layout: Layout, process: Process) -> dict[str, Value]:
+    """How an etcd member speaks TLS, to clients and to other members; it reads renewed files by itself."""
+    if not process.tls:
+        return {}
+    files = layout.certificate(process.name)
+    section: dict[str, Value] = {
+        "cert-file": files.certificate,
+        "key-file": files.key,
+        "trusted-ca-file": files.authority,
+        "client-cert-auth": True,
+    }
+    return {"client-transport-security": section, "peer-transport-security": section}
 
 
 def _etcd(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value]:
-    peer_url = f"http://{HOST}:{process.peer_port}"
+    peers = {member.name: f"{member.scheme}://{HOST}:{member.peer_port}" for member in cluster.of("etcd")}
+    peer_url = peers[process.name]
     return {
         "name": process.name,
         "data-dir": str(layout.data(process.name)),
@@ -52,21 +78,27 @@ def _etcd(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
         "advertise-client-urls": process.url,
         "listen-peer-urls": peer_url,
         "initial-advertise-peer-urls": peer_url,
-        "initial-cluster": ",".join(f"{member.name}=http://{HOST}:{member.peer_port}" for member in cluster.of("etcd")),
+        "initial-cluster": ",".join(f"{name}={url}" for name, url in peers.items()),
         "initial-cluster-state": "new",
         "quota-backend-bytes": ETCD_QUOTA_BYTES,
         "logger": "zap",
         "log-level": "warn",
         "log-outputs": ["stderr"],
+        **_etcd_tls(layout, process),
     }
 
 
 def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value]:
+    etcd: dict[str, Value] = {"endpoints": [f"{HOST}:{member.port}" for member in cluster.of("etcd")]}
+    if process.tls:
+        files = layout.certificate(process.name)
+        etcd |= {"ca_file": files.authority, "cert_file": files.certificate, "key_file": files.key}
+        etcd |= {"reload_s": RELOAD_S}
     return {
         "name": process.name,
         "listen_host": HOST,
         "listen_port": process.port,
-        "etcd": {"endpoints": [f"{HOST}:{member.port}" for member in cluster.of("etcd")]},
+        "etcd": etcd,
         "allow_unsound_etcd": True,
         "master_secret_file": str(layout.master_secret),
         "admin_token_file": str(layout.admin_token),
@@ -79,6 +111,7 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "bootstrap": {"namespace": NAMESPACE},
         "log_format": cluster.tuning.log_format,
         "log_level": cluster.tuning.log_level,
+        **_tls(layout, process),
     }
 
 
@@ -107,4 +140,5 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
             "heartbeat_s": cluster.tuning.session_ttl_s / HEARTBEATS_PER_SESSION,
             "idle_seal_s": cluster.tuning.idle_seal_s,
         },
+        **_tls(layout, process),
     }

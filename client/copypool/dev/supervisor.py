@@ -15,16 +15,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from copypool.dev import processes, settings
+from copypool.dev import certificates, processes, settings
 from copypool.dev.etcd_binary import EtcdBinary, find_etcd
-from copypool.dev.layout import HOST, NAMESPACE, Cluster, Layout, Process, Sizes, Tuning, plan
+from copypool.dev.layout import HOST, NAMESPACE, OPERATOR, Cluster, Layout, Process, Sizes, Tuning, plan
 from copypool.dev.probes import counter, unplaceable, unready
 from copypool.protocol import errors
 from copypool.protocol.tokens import new_token
@@ -106,15 +107,32 @@ class Supervisor:
                 raise errors.Conflict(f"another `copypool dev` works on {self.layout.root}") from exc
             yield
 
-    def _create(self, sizes: Sizes, tuning: Tuning) -> Cluster:
-        cluster = plan(sizes, _free_ports(sizes.check().ports), tuning)
+    def _create(self, sizes: Sizes, tuning: Tuning, tls: bool) -> Cluster:
+        cluster = plan(sizes, _free_ports(sizes.check().ports), tuning, tls)
         for folder in self.layout.folders:
             folder.mkdir(mode=0o700, exist_ok=True)
         _write(self.layout.master_secret, secrets.token_hex(32) + "\n")
         _write(self.layout.admin_token, new_token(secrets.token_bytes(24)) + "\n")
         _write(self.layout.join_token, secrets.token_hex(32) + "\n")
+        if tls:
+            authority = certificates.make_authority("copypool dev", datetime.now(UTC))
+            _write(self.layout.authority_key, authority.key.decode())
+            _write(Path(self.layout.certificate(OPERATOR).authority), authority.certificate.decode())
+            self._issue([OPERATOR, *(process.name for process in cluster.processes)])
         _write(self.layout.cluster_file, msgspec.json.format(msgspec.json.encode(cluster)).decode() + "\n")
         return cluster
+
+    def _issue(self, names: Sequence[str]) -> None:
+        """New keys and certificates, in the place of those of before; the key's file is replaced first."""
+        authority = certificates.Pair(
+            Path(self.layout.certificate(OPERATOR).authority).read_bytes(), self.layout.authority_key.read_bytes()
+        )
+        ends = datetime.now(UTC) + timedelta(days=certificates.LEAF_DAYS)
+        for name in names:
+            files = self.layout.certificate(name)
+            pair = certificates.issue(authority, name, certificates.LOOPBACK, ends)
+            _write(Path(files.key), pair.key.decode())
+            _write(Path(files.certificate), pair.certificate.decode())
 
     def _configure(self, cluster: Cluster) -> None:
         for process in cluster.processes:
@@ -125,14 +143,19 @@ class Supervisor:
 
     # -- whole cluster ------------------------------------------------------------------------
     def up(
-        self, sizes: Sizes | None = None, tuning: Tuning | None = None, timeout_s: float = READY_TIMEOUT_S
+        self,
+        sizes: Sizes | None = None,
+        tuning: Tuning | None = None,
+        timeout_s: float = READY_TIMEOUT_S,
+        tls: bool | None = None,
     ) -> Cluster:
         """Make the cluster if there is none, start what does not run, and wait until all of it serves.
 
+        With `tls` a new cluster gets an authority of its own, and TLS on every link for good.
         When it returns, every process is ready, a write to the namespace `default` has a place through any
         coordinator, and the client profile is written.
-        `Conflict` when sizes are given that are not the cluster's; `Unavailable` names what did not become ready
-        (what was started is left running, to be looked at or tried again).
+        `Conflict` when sizes, or whether it has TLS, are given and are not the cluster's; `Unavailable` names what did
+        not become ready (what was started is left running, to be looked at or tried again).
         """
         deadline = time.monotonic() + timeout_s
         with self._locked():
@@ -143,11 +166,16 @@ class Supervisor:
                         f"the cluster in {self.layout.root} has other sizes ({cluster.sizes}); "
                         "`copypool dev down --wipe` removes it"
                     )
+                if tls is not None and tls != cluster.tls:
+                    raise errors.Conflict(
+                        f"the cluster in {self.layout.root} {'has' if cluster.tls else 'has no'} TLS; "
+                        "`copypool dev down --wipe` removes it"
+                    )
                 if tuning is not None and tuning != cluster.tuning:
                     cluster = msgspec.structs.replace(cluster, tuning=tuning)
                     _write(self.layout.cluster_file, msgspec.json.format(msgspec.json.encode(cluster)).decode() + "\n")
             else:
-                cluster = self._create(sizes or Sizes(), tuning or Tuning())
+                cluster = self._create(sizes or Sizes(), tuning or Tuning(), bool(tls))
             self._configure(cluster)
             # Coordinators need the catalog; nodes wait for coordinators by themselves.
             for kinds in (("etcd",), ("coordinator", "node")):
@@ -181,10 +209,18 @@ class Supervisor:
     def pulled_bytes(self) -> int:
         """Bytes that all nodes that are up have pulled from each other since each of them started."""
         return sum(
-            counter(process, "copypool_node_pulled_bytes_total")
+            counter(process, self.layout.certificate(OPERATOR), "copypool_node_pulled_bytes_total")
             for process in self.load().of("node")
             if self.pid(process.name)
         )
+
+    def renew_certificates(self) -> None:
+        """Give every process, and the operator, a new key and certificate. They are in use a second later."""
+        cluster = self.load()
+        if not cluster.tls:
+            raise errors.Invalid(f"the cluster in {self.layout.root} has no TLS: `copypool dev up --tls` makes one")
+        with self._locked():
+            self._issue([OPERATOR, *(process.name for process in cluster.processes)])
 
     # -- one process --------------------------------------------------------------------------
     def pid(self, name: str) -> int:
@@ -246,12 +282,16 @@ class Supervisor:
         _write(self.layout.pid_file(process.name), f"{pid}\n")
 
     def _wait_ready(self, waiting: list[Process], deadline: float) -> None:
-        self._wait(waiting, unready, deadline)
+        self._wait(waiting, self._unready, deadline)
+
+    def _unready(self, process: Process) -> str:
+        return unready(process, self.layout.certificate(OPERATOR))
 
     def _wait_placeable(self, coordinators: list[Process], deadline: float) -> None:
         """Wait until every coordinator has heard of the nodes: then a write through any of them has a place."""
         token = self.layout.admin_token.read_text().strip()
-        self._wait(coordinators, lambda process: unplaceable(process, NAMESPACE, token), deadline)
+        files = self.layout.certificate(OPERATOR)
+        self._wait(coordinators, lambda process: unplaceable(process, files, NAMESPACE, token), deadline)
 
     def _wait(self, waiting: list[Process], reason_of: Callable[[Process], str], deadline: float) -> None:
         said = ""
@@ -292,7 +332,7 @@ class Supervisor:
     def _status_of(self, process: Process) -> ProcessStatus:
         pid, mark = self._identity(process.name)
         state = processes.state_of(pid, mark) if pid else "down"
-        reason = unready(process) if state == "running" else ""
+        reason = self._unready(process) if state == "running" else ""
         shown: Literal["ready", "unready", "stopped", "down"]
         shown = ("unready" if reason else "ready") if state == "running" else state
         return ProcessStatus(

@@ -20,12 +20,15 @@ class TlsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str = ""  #: authorities that others are checked by; empty: those of the system
     #: on routes between servers, callers must show a certificate of `ca_file`; clients with tokens need none
     require_client_cert: bool = False
+    #: a name that the certificates of all servers hold; calls check it instead of the host that is called, which may be
+    #: an address that no certificate can name; empty: the host
+    server_name: str = ""
     reload_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = LOOK_S  #: renewed files are in use after this time
 
     @property
     def files(self) -> TlsFiles:
         """For `copypool.tls`."""
-        return TlsFiles(self.ca_file, self.cert_file, self.key_file)
+        return TlsFiles(self.ca_file, self.cert_file, self.key_file, self.server_name)
 
 
 def check_section(tls: TlsSection | None) -> None:
@@ -60,10 +63,10 @@ def troubles(tls: TlsSection | None, url: str) -> list[str]:
     found = []
     if trouble := leaf.trouble(time.time()):
         found.append(f"tls.cert_file: {tls.cert_file}: {trouble}")
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname and not leaf.covers(parts.hostname):
+    called = tls.server_name or urlsplit(url).hostname
+    if url.startswith("https:") and called and not leaf.covers(called):
         names = ", ".join(sorted(leaf.names)) or "nothing"
-        found.append(f"tls.cert_file: others call {parts.hostname}, and {tls.cert_file} is for {names}")
+        found.append(f"tls.cert_file: others look for {called}, and {tls.cert_file} is for {names}")
     if not leaf.may_be_server:
         found.append(f"tls.cert_file: {tls.cert_file} is not meant for servers (extended key usage)")
     if tls.require_client_cert and not leaf.may_be_client:
