@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
@@ -35,19 +35,31 @@ class Turn(NamedTuple):
     round: int
 
 
-def stretches(fences: Mapping[int, Sequence[str]], namespaces: Sequence[int]) -> list[Stretch]:
-    """The directory of these namespaces, cut at its fences."""
-    found = []
-    for namespace in sorted(namespaces):
-        cuts = fences.get(namespace, ())
-        found += [Stretch(namespace, after, last) for after, last in zip(["", *cuts], [*cuts, None], strict=True)]
-    return found
+class Cut:
+    """The directory of some namespaces, cut at its fences; made anew for each part, so it copies nothing."""
+
+    def __init__(self, fences: Mapping[int, Sequence[str]], namespaces: Iterable[int]) -> None:
+        self._fences = [(namespace, fences.get(namespace, ())) for namespace in sorted(namespaces)]
+        self.parts = sum(len(cuts) + 1 for _, cuts in self._fences)  #: how many stretches there are
+
+    def stretch(self, number: int) -> Stretch:
+        """The stretch of this number, from 0 on, in the order of the names."""
+        for namespace, cuts in self._fences:
+            if number <= len(cuts):
+                after = cuts[number - 1] if number else ""
+                return Stretch(namespace, after, cuts[number] if number < len(cuts) else None)
+            number -= len(cuts) + 1
+        raise IndexError(number)
 
 
-def turn(cut: Sequence[Stretch], seed: int, part: int) -> Turn:
-    """Which stretch this part is drawn from, and in which round."""
-    order = random.Random(seed).sample(range(len(cut)), len(cut))
-    return Turn(cut[order[part % len(cut)]], part // len(cut))
+def turn(cut: Cut, seed: int, part: int) -> Turn:
+    """Which stretch this part is drawn from, and in which round: steps of a length that meets all of them."""
+    source = random.Random(seed)
+    first = source.randrange(cut.parts)
+    step = source.randrange(1, cut.parts + 1)
+    while math.gcd(step, cut.parts) != 1:
+        step = source.randrange(1, cut.parts + 1)
+    return Turn(cut.stretch((first + step * part) % cut.parts), part // cut.parts)
 
 
 def drawn(

@@ -91,12 +91,12 @@ class Driller:
         """
         live = {entry.row.id: name for name, entry in self._view.namespaces.items() if entry.row.state == "live"}
         wanted = [self._locator.namespace(request.namespace).id] if request.namespace else [*live]
-        cut = drawing.stretches(self._view.fences, wanted)
-        if not cut:
+        cut = drawing.Cut(self._view.fences, wanted)
+        if not cut.parts:
             return SampleReply([], 0, 0, False, self._catalog.now_ms() / 1000)
         at = drawing.turn(cut, request.seed, request.part)
         names = await self._stretch(at.stretch)
-        chosen, more = drawing.drawn(names, request.seed, at, len(cut), request.count)
+        chosen, more = drawing.drawn(names, request.seed, at, cut.parts, request.count)
         files = []
         for path, row in chosen:
             try:
@@ -104,7 +104,7 @@ class Driller:
             except NotFound:
                 continue  # deleted since its row was read
             files.append(SampledFile(live[at.stretch.namespace], path, row.version, row.size, state))
-        return SampleReply(files, request.part + 1, len(cut), more, self._catalog.now_ms() / 1000)
+        return SampleReply(files, request.part + 1, cut.parts, more, self._catalog.now_ms() / 1000)
 
     async def _stretch(self, stretch: drawing.Stretch) -> list[tuple[str, FileRow]]:
         found: list[tuple[str, FileRow]] = []
@@ -285,6 +285,8 @@ class Driller:
                 parts = await self._parts(namespace.id, path, row)
             except NotFound:
                 continue  # deleted since the page was read
+            if not _touches(parts, lost):
+                continue
             before, away, gone = (self._outlook(parts, opened, world) for world in worlds)
             _count(reply, request, path, row, before, away, gone)
         return reply
@@ -320,6 +322,17 @@ class Driller:
             for segment in part.segments
             if segment.length > 0  # an empty file is read from its row alone
         )
+
+
+def _touches(parts: Sequence[Located], volumes: frozenset[int]) -> bool:
+    """Whether any bytes of the file are in an extent with a location on one of these volumes."""
+    return any(
+        location.volume in volumes
+        for part in parts
+        for segment in part.segments
+        if (extent := part.extents.get(segment.extent)) is not None
+        for location in extent.locations
+    )
 
 
 def _count(

@@ -40,9 +40,9 @@ async def node(coordinator: Running) -> AsyncIterator[PlayedNode]:
 
 async def store(coordinator: Running, node: PlayedNode, paths: list[str]) -> None:
     """Commit files of one byte, group by group."""
-    status, reply = await coordinator.rpc("lease", {"namespace": "default"})
+    status, reply = await coordinator.rpc("lease", {"namespace": "default", "count": 8})
     assert status == 200, reply
-    capability = reply["leases"][0]["capability"]
+    capability = next(lease["capability"] for lease in reply["leases"] if lease["node"] == node.name)
     for first in range(0, len(paths), GROUP):
         old_length = node.length
         entries = [node.entry(1, path, b"x") for path in paths[first : first + GROUP]]
@@ -118,6 +118,23 @@ async def test_a_loss_counts_every_file_once_by_pages_and_names_as_many_as_asked
         if not after:
             break
     assert counts.unavailable_files == counts.lost_files == listed
+
+
+async def test_a_loss_is_about_files_with_bytes_on_the_node(coordinator: Running, node: PlayedNode) -> None:
+    other = await PlayedNode.join(coordinator, "n2")
+    try:
+        await other.open()
+        await store(coordinator, other, [f"other/{number}" for number in range(5)])
+        await store(coordinator, node, ["here"])
+        body = {"node": "n2", "namespace": "default", "names": 100}
+        page = msgspec.convert(await ask(coordinator, "drill_lose_node_files", body), LossFilesReply)
+        while page.next_after and not page.files:
+            body["after"] = page.next_after
+            page = msgspec.convert(await ask(coordinator, "drill_lose_node_files", body), LossFilesReply)
+        assert [file.path for file in page.files] == [f"other/{number}" for number in range(5)]
+        assert page.counts == LossCounts(5, 5, 5, 5)
+    finally:
+        await other.close()
 
 
 async def test_the_log_keeps_what_a_drill_found(coordinator: Running) -> None:

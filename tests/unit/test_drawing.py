@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copypool_coordinator.drawing import Stretch, drawn, stretches, turn
+from copypool_coordinator.drawing import Cut, Stretch, drawn, turn
 
 paths = st.text("abc", min_size=1, max_size=6)
 
@@ -16,7 +16,7 @@ def draw(
     files: dict[int, list[str]], fences: dict[int, list[str]], seed: int, count: int, *, everything: bool = False
 ) -> list[tuple[int, str]]:
     """Part after part, as a caller asks for them, until there are `count` or the directory has no more."""
-    cut = stretches(fences, [*files])
+    cut = Cut(fences, [*files])
     found: list[tuple[int, str]] = []
     part, left = 0, False
     while True:
@@ -27,13 +27,13 @@ def draw(
             for path in sorted(files[stretch.namespace])
             if path > stretch.after and (stretch.last is None or path <= stretch.last)
         ]
-        chosen, more = drawn(names, seed, at, len(cut), count)
+        chosen, more = drawn(names, seed, at, cut.parts, count)
         found += [(stretch.namespace, path) for path, _ in chosen]
         left = left or more
         part += 1
         if len(found) >= count and not everything:
             return found[:count]
-        if part % len(cut) == 0:
+        if part % cut.parts == 0:
             if not left:
                 return found
             left = False
@@ -56,7 +56,8 @@ def test_every_file_is_drawn_once_wherever_the_fences_stand(
 
 
 def test_stretches_cover_a_namespace_without_a_gap() -> None:
-    assert stretches({1: ["f", "m"]}, [2, 1]) == [
+    cut = Cut({1: ["f", "m"]}, [2, 1])
+    assert [cut.stretch(number) for number in range(cut.parts)] == [
         Stretch(1, "", "f"),
         Stretch(1, "f", "m"),
         Stretch(1, "m", None),
