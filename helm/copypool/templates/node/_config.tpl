@@ -7,7 +7,7 @@ coordinators = [{{ include "copypool.coordinatorUrl" $root | toJson }}]
 listen_host = {{ toJson $root.Values.listenHost }}
 listen_port = {{ $root.Values.node.port }}
 zone = {{ toJson $group.zone }}
-state_dir = {{ printf "/data/%s/state" (keys $group.volumes | sortAlpha | first) | toJson }}
+state_dir = "/data/state"
 join_token_file = "/etc/copypool/secrets/join-token"
 {{- if eq $root.Values.tls.mode "none" }}
 insecure_plaintext = true
@@ -25,11 +25,16 @@ ca_file = "/etc/copypool/tls/ca.crt"
 
 [[volumes]]
 name = {{ printf "%s-%s" $pod $name | toJson }}
-path = {{ printf "/data/%s/volume" $name | toJson }}
+path = {{ printf "/data/volumes/%s" $name | toJson }}
 pool = {{ toJson $volume.pool }}
 pool_type = {{ toJson $volume.poolType }}
 {{- if not (kindIs "invalid" $volume.reserveBytes) }}
 reserve_bytes = {{ toJson $volume.reserveBytes }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* GROUP: the volume that also holds the node's identity. */}}
+{{- define "copypool.firstVolume" -}}
+{{ keys .volumes | sortAlpha | first }}
 {{- end }}
