@@ -13,6 +13,7 @@ import pytest
 
 from chart.fakeapi import rules
 from chart.fakeapi.kinds import KINDS, Json
+from chart.playing.pods import Manifests
 from chart.rendering import CHART, FULL_NAME, NAMESPACE, Rendered, render
 from chart.test_schema import SCHEMA, paths_of_schema, resolve
 from chart.variants import GIVEN_TLS, VARIANTS
@@ -20,6 +21,15 @@ from copypool_coordinator import config as coordinator_config
 from copypool_node import config as node_config
 
 KUBERNETES = ["1.27", "1.30", "1.33", "1.37"]
+
+
+def secret(name: str, *keys: str) -> Json:
+    return {"kind": "Secret", "metadata": {"name": name}, "data": dict.fromkeys(keys, "")}
+
+
+#: What the variants say is there already.
+GIVEN_SECRETS = [secret(name) for name in ("my-keys", "tls-c", "tls-n", "tls-e", "etcd-tls", "etcd-password")]
+GIVEN_SECRETS.append(secret("my-join", "join-token"))
 
 
 def leaves(value: Any, at: str = "") -> set[str]:
@@ -58,7 +68,7 @@ def test_valid_in_every_kubernetes_version(variant: Rendered, version: str) -> N
 
 def test_every_name_that_is_used_exists(variant: Rendered) -> None:
     """Configuration, claims, service accounts and Services; Secrets that the chart makes itself."""
-    given = {"my-keys", "my-join", "tls-c", "tls-n", "tls-e", "etcd-tls", "etcd-password"}
+    given = {item["metadata"]["name"] for item in GIVEN_SECRETS}
     made_by_issuer = {item["spec"]["secretName"] for item in variant.of("Certificate").values()}
     for name, pod in variant.pods():
         assert pod["serviceAccountName"] in variant.of("ServiceAccount"), name
@@ -131,36 +141,27 @@ def test_nothing_is_kept_on_what_ends_with_a_pod(variant: Rendered) -> None:
         assert not [volume for volume in pod.get("volumes", []) if {"emptyDir", "hostPath"} & set(volume)], name
 
 
-def node_files(rendered: Rendered) -> dict[str, str]:
-    """Every node's configuration file by the name of its pod."""
-    return {
-        file.removesuffix(".toml"): text
-        for item in rendered.of("ConfigMap").values()
-        if "copypool.io/group" in item["metadata"]["labels"]
-        for file, text in item["data"].items()
-    }
-
-
-def rendered_mounts(rendered: Rendered, pod: str) -> list[str]:
-    template = rendered.pod_templates()[pod.rpartition("-")[0]]
-    return [mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]]
+def node_configs(rendered: Rendered) -> dict[str, node_config.NodeConfig]:
+    """What every node makes of its file and its environment, by the name of its pod."""
+    issued = [secret(item["spec"]["secretName"]) for item in rendered.of("Certificate").values()]
+    manifests = Manifests([*rendered.objects, *GIVEN_SECRETS, *issued], NAMESPACE, ["machine-1"])
+    found = {}
+    for name, template, controller, service in manifests.identities():
+        if "copypool.io/group" in template["metadata"]["labels"]:
+            pod = manifests.pod(name, template, controller, service, "machine-1", "10.0.0.1")
+            text = pod.files["/etc/copypool/config"].content["node.toml"].decode()
+            found[name] = node_config.parse(tomllib.loads(text), pod.environment)
+            folders = {found[name].state_dir, *(volume.path for volume in found[name].volumes)}
+            assert folders == set(pod.claims)
+    return found
 
 
 def test_nodes_take_their_configuration(variant: Rendered) -> None:
-    """The program's own check, with the environment that the pod gets; volume names differ over the whole cluster."""
-    volumes = []
-    for pod, text in node_files(variant).items():
-        environment = {
-            "COPYPOOL_NODE_NAME": pod,
-            "COPYPOOL_NODE_HOST": "machine-1",
-            "COPYPOOL_NODE_ADVERTISE_URL": f"http://{pod}.demo:7400",
-        }
-        config = node_config.parse(tomllib.loads(text), environment)
-        assert config.name == pod
-        assert config.host_domain == "machine-1"
-        volumes += [volume.name for volume in config.volumes]
-        mounted = set(rendered_mounts(variant, pod))
-        assert {config.state_dir, *(volume.path for volume in config.volumes)} <= mounted
+    """By the program's own check; volume names differ over the whole cluster."""
+    configs = node_configs(variant)
+    assert all(config.name == pod for pod, config in configs.items())
+    assert {config.host_domain for config in configs.values()} <= {"machine-1"}
+    volumes = [volume.name for config in configs.values() for volume in config.volumes]
     assert len(set(volumes)) == len(volumes)
 
 
@@ -180,7 +181,7 @@ def test_settings_reach_the_programs() -> None:
     text = rendered.one("ConfigMap", "coordinator")["data"]["coordinator.toml"]
     parsed = tomllib.loads(text)
     assert (parsed["grace_s"], parsed["limits"]) == (60, {"requests": 100})
-    assert tomllib.loads(node_files(rendered)["demo-copypool-copy-1"])["limits"] == {"heartbeat_s": 1.5}
+    assert node_configs(rendered)[f"{FULL_NAME}-copy-1"].limits.heartbeat_s == 1.5
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_the_defaults_are_the_least_that_survives_a_machine() -> None:
     }
     assert replicas == {"etcd": 3, "primary": 2, "copy": 2}
     assert rendered.one("Deployment", "coordinator")["spec"]["replicas"] == 2
-    pools = {volume["pool_type"] for text in node_files(rendered).values() for volume in tomllib.loads(text)["volumes"]}
+    pools = {volume.pool_type for config in node_configs(rendered).values() for volume in config.volumes}
     assert pools == {"primary", "copy"}
 
 

@@ -11,7 +11,9 @@ import re
 from decimal import Decimal
 from typing import Any
 
-import kubernetes_validate
+import jsonschema
+import referencing
+from kubernetes_validate.utils import schema_contents
 
 from chart.fakeapi.kinds import VERSION, Json, Kind
 
@@ -47,15 +49,31 @@ def check_schema(kind: Kind, item: Json, version: str = VERSION) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def wrong_in(item: str, version: str) -> str:
-    """What is wrong with an object (JSON) by the schema of a Kubernetes version, unknown fields included; or "".
+    """What is wrong with an object (JSON) by the schema of a Kubernetes version, unknown fields included; or ""."""
+    content = json.loads(item)
+    error = jsonschema.exceptions.best_match(
+        _validator(content["kind"], content["apiVersion"], version).iter_errors(content)
+    )
+    return f"{'.'.join(str(part) for part in error.path)}: {error.message}" if error is not None else ""
 
-    Remembered: a validation reads the version's whole schema.
-    """
-    try:
-        kubernetes_validate.validate(json.loads(item), version, strict=True)
-    except kubernetes_validate.ValidationError as exc:
-        return f"{'.'.join(str(part) for part in exc.path)}: {exc.message}"
-    return ""
+
+@functools.lru_cache(maxsize=256)
+def _validator(kind: str, api_version: str, version: str) -> jsonschema.Draft202012Validator:
+    """What `kubernetes-validate --strict` checks by, kept: it reads all schemas of a version anew for every object."""
+    group, _, served = api_version.rpartition("/")
+    folder = f"kubernetes-json-schema/v{version}.0-local-strict"
+    name = f"{kind.lower()}-{group.partition('.')[0]}-{served}" if group else f"{kind.lower()}-{served}"
+    schema = schema_contents(f"{folder}/{name}.json", version)
+    registry = referencing.Registry()
+    for content in (schema, _definitions(folder, version)):
+        registry = referencing.Resource.from_contents(content) @ registry
+    return jsonschema.Draft202012Validator(schema, registry=registry)
+
+
+@functools.lru_cache(maxsize=8)
+def _definitions(folder: str, version: str) -> Json:
+    content: Json = schema_contents(f"{folder}/_definitions.json", version)
+    return content
 
 
 def check_update(kind: Kind, old: Json, new: Json) -> None:

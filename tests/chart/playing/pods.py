@@ -15,6 +15,10 @@ from typing import Any
 from chart.fakeapi.kinds import Json
 
 _POD_FIELDS = {
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "tolerations",
     "activeDeadlineSeconds",
     "affinity",
     "automountServiceAccountToken",

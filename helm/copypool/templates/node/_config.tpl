@@ -1,8 +1,7 @@
-{{/* (list $ GROUP-NAME GROUP POD): node.toml of one pod. Name, host and advertised address come from its environment. */}}
+{{/* (list $ GROUP): node.toml of a group. Name, volumes, host and advertised address come from each pod's environment. */}}
 {{- define "copypool.nodeConfig" -}}
 {{- $root := index . 0 -}}
-{{- $group := index . 2 -}}
-{{- $pod := index . 3 -}}
+{{- $group := index . 1 -}}
 coordinators = [{{ include "copypool.coordinatorUrl" $root | toJson }}]
 listen_host = {{ toJson $root.Values.listenHost }}
 listen_port = {{ $root.Values.node.port }}
@@ -21,17 +20,17 @@ cert_file = "/etc/copypool/tls/tls.crt"
 key_file = "/etc/copypool/tls/tls.key"
 ca_file = "/etc/copypool/tls/ca.crt"
 {{- end }}
-{{- range $name, $volume := $group.volumes }}
+{{- end }}
 
-[[volumes]]
-name = {{ printf "%s-%s" $pod $name | toJson }}
-path = {{ printf "/data/volumes/%s" $name | toJson }}
-pool = {{ toJson $volume.pool }}
-pool_type = {{ toJson $volume.poolType }}
-{{- if not (kindIs "invalid" $volume.reserveBytes) }}
-reserve_bytes = {{ toJson $volume.reserveBytes }}
-{{- end }}
-{{- end }}
+{{/* GROUP: the volumes of a node, as a TOML value; they are named after their node. */}}
+{{- define "copypool.nodeVolumes" -}}
+{{- $volumes := list -}}
+{{- range $name, $volume := .volumes -}}
+{{- $entry := printf "name = \"$(POD_NAME)-%s\", path = \"/data/volumes/%s\", pool = %s, pool_type = %s" $name $name (toJson $volume.pool) (toJson $volume.poolType) -}}
+{{- if not (kindIs "invalid" $volume.reserveBytes) }}{{ $entry = printf "%s, reserve_bytes = %d" $entry (int64 $volume.reserveBytes) }}{{ end -}}
+{{- $volumes = append $volumes (printf "{%s}" $entry) -}}
+{{- end -}}
+[{{ join ", " $volumes }}]
 {{- end }}
 
 {{/* GROUP: the volume that also holds the node's identity. */}}
