@@ -71,7 +71,7 @@ demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, 
 bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per operation: under 6 minutes; BENCH=--quick: under 1
 	PYTHONPATH=tests python -m bench $(BENCH)
 
-chart: $(CHART_READY) ## The Helm chart: schema, what it renders, its life on an API server
+chart: $(CHART_READY) images ## The Helm chart: schema, rendering, its life on an API server, its pods as real containers
 	pytest tests/chart
 
 images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with or without a registry; BASE_IMAGE=...

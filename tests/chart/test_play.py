@@ -5,7 +5,10 @@ One cluster for the module, since it takes seconds to start; each test leaves it
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -68,17 +71,88 @@ def store(cluster: PlayedCluster, path: str, content: str) -> None:
     done(cluster.put(coordinators(cluster)[0], content, "copypool", "put", "-", f"default/{path}"))
 
 
-def fetch(cluster: PlayedCluster, path: str) -> str:
-    return done(copypool(cluster, "cat", f"default/{path}"))
+def fetch(cluster: PlayedCluster, *paths: str) -> str:
+    """The content of files, one after the other."""
+    return done(copypool(cluster, "cat", *(f"default/{path}" for path in paths)))
+
+
+def healthy(cluster: PlayedCluster) -> bool:
+    return copypool(cluster, "status").returncode == 0
+
+
+def test_pods_can_do_no_more_than_the_manifests_allow(cluster: PlayedCluster) -> None:
+    for name in (coordinators(cluster)[0], NODES[0]):
+        assert (
+            done(cluster.exec(name, "python3", "-c", "import os; print(os.getuid(), os.getgid())")) == "10001 10001\n"
+        )
+        assert cluster.exec(name, "python3", "-c", "open('/written', 'w')").returncode != 0
+
+
+def test_the_commands_of_the_notes_work(cluster: PlayedCluster, rendered: Rendered) -> None:
+    commands = re.findall(rf"kubectl -n {NAMESPACE} exec deployment/{FULL_NAME}-coordinator -- (.*)", rendered.notes)
+    assert len(commands) == 3
+    cluster.until(lambda: healthy(cluster), "the cluster is healthy", story=lambda: copypool(cluster, "status").stdout)
+    for command in commands:
+        done(cluster.exec(coordinators(cluster)[0], *shlex.split(command)))
+
+
+def test_the_test_hook_passes(cluster: PlayedCluster, rendered: Rendered) -> None:
+    result = cluster.run_to_end(rendered.objects, f"{FULL_NAME}-test", timeout_s=90)
+    assert done(result).rstrip().endswith("PASSED: stored, copied, read from copies alone, read back and deleted")
+
+
+def test_nodes_keep_to_the_hosts_that_they_run_on(cluster: PlayedCluster) -> None:
+    """The failure domain is the machine, not the pod: two copies of a file are never on one machine."""
+    store(cluster, "spread", "here and there")
+    done(copypool(cluster, "wait", "--copied", "--timeout", "30"))
+    extent = json.loads(done(copypool(cluster, "stat", "default/spread", "--json")))
+    nodes = {location["node"] for segment in extent["segments"] for location in segment["locations"]}
+    assert len({cluster.pods[name].machine for name in nodes}) == len(nodes) == 2
 
 
 def test_a_killed_node_takes_no_file_with_it(cluster: PlayedCluster) -> None:
-    files = {f"killed/{number}": f"{number} " * 5000 for number in range(8)}
-    for path, content in files.items():
+    contents = {f"killed/{number}": f"{number} " * 5000 for number in range(4)}
+    for path, content in contents.items():
         store(cluster, path, content)
     done(copypool(cluster, "wait", "--copied", "--timeout", "30"))
     cluster.kill(PRIMARIES[0])
-    assert {path: fetch(cluster, path) for path in files} == files
+    assert fetch(cluster, *contents) == "".join(contents.values())
     cluster.restart(PRIMARIES[0])
     cluster.wait_ready([PRIMARIES[0]])
-    assert {path: fetch(cluster, path) for path in files} == files
+    assert fetch(cluster, *contents) == "".join(contents.values())
+
+
+def test_every_server_lives_while_etcd_is_away(cluster: PlayedCluster) -> None:
+    """Liveness that looked at others would restart the whole cluster, and with it what still serves reads."""
+    members = [f"{FULL_NAME}-etcd-{ordinal}" for ordinal in range(3)]
+    for member in members:
+        cluster.kill(member)
+    servers = [*coordinators(cluster), *NODES]
+    cluster.until(
+        lambda: not any(cluster.probe(name) for name in coordinators(cluster)), "coordinators notice that etcd is away"
+    )
+    assert all(cluster.probe(name, "livenessProbe") for name in servers)
+    result = copypool(cluster, "status")
+    assert (result.returncode, "catalog" in result.stdout) == (3, True), result.stdout
+    for member in members:
+        cluster.restart(member)
+    cluster.wait_ready()
+
+
+def upgraded(before: Rendered, values: Json) -> list[Json]:
+    """What an upgrade leaves on the API server: Secrets are made once (`test_lifecycle` proves it)."""
+    after = [item for item in render(values).objects if item["kind"] != "Secret"]
+    return [*after, *before.of("Secret").values()]
+
+
+def test_every_pod_is_replaced_without_a_failed_read(cluster: PlayedCluster, rendered: Rendered) -> None:
+    """What a rolling update does: one pod after the other, in order, each as a new container on its old claims."""
+    store(cluster, "rolled", "still here " * 1000)
+    done(copypool(cluster, "wait", "--copied", "--timeout", "30"))
+    values = {**VALUES, "node": {**VALUES["node"], "settings": {"log_level": "debug", "limits": {"heartbeat_s": 1}}}}
+    names = set(cluster.pods)
+    replaced = set()
+    for name in cluster.roll(upgraded(rendered, values)):
+        replaced.add(name)
+        assert fetch(cluster, "rolled") == "still here " * 1000, name
+    assert replaced == names

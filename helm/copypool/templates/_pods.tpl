@@ -10,13 +10,7 @@ What the pods of all components have in common.
 serviceAccountName: {{ include "copypool.fullname" $root }}-{{ $component }}
 automountServiceAccountToken: false
 enableServiceLinks: false
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
+securityContext: {{ include "copypool.podSecurity" $root | nindent 2 }}
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
@@ -54,6 +48,15 @@ topologySpreadConstraints:
       {{- end }}
 {{- end }}
 
+{{- define "copypool.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
 {{- define "copypool.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -67,9 +70,9 @@ it may stand above any table. A key that the chart sets itself is refused: two d
 {{- define "copypool.settings" -}}
 {{- $component := index . 1 -}}
 {{- $reserved := index . 3 -}}
-{{- range $key, $value := index . 2 }}
-{{- if has $key $reserved }}{{ fail (printf "%s.settings.%s is set by the chart: use the value that stands for it" $component $key) }}{{ end }}
-{{- if kindIs "map" $value }}
+{{- range $key, $value := index . 2 -}}
+{{- if has $key $reserved }}{{ fail (printf "%s.settings.%s is set by the chart: use the value that stands for it" $component $key) }}{{ end -}}
+{{- if kindIs "map" $value -}}
 {{- range $inner, $item := $value }}
 {{ $key }}.{{ $inner }} = {{ toJson $item }}
 {{- end }}

@@ -72,8 +72,9 @@ class PlayedCluster:
         options += [f"--network-alias={alias}" for alias in pod.aliases]
         engine.call("run", *options, *self._container_options(pod), *pod.command[1:], *pod.args)
 
-    def run_to_end(self, pod: Pod, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Run a pod that ends, as `helm test` does."""
+    def run_to_end(self, objects: Sequence[Json], name: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run a pod of the manifests to its end, as `helm test` does."""
+        pod = Manifests(objects, self._namespace, self._machines).bare_pod(name)
         options = ["--rm", "--name", self._container(pod.name), "--network", self._prefix]
         return engine.run(
             "run", *options, *self._container_options(pod), *pod.command[1:], *pod.args, timeout_s=timeout_s

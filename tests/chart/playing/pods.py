@@ -121,6 +121,11 @@ class Manifests:
                 for number in range(item["spec"]["replicas"]):
                     yield f"{name}-{_HASH}-{number:05}", item["spec"]["template"], name, ""
 
+    def bare_pod(self, name: str) -> Pod:
+        """A pod that no controller made, as a test hook's."""
+        item = self._of("Pod", name)
+        return self.pod(name, item, "", "", self._machines[0], "")
+
     def pods(self, address_of: Mapping[str, str]) -> list[Pod]:
         """All pods; `address_of` has the address of each by name."""
         found = []

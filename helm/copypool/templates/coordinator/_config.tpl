@@ -9,11 +9,12 @@ join_token_file = "/etc/copypool/secrets/join-token"
 insecure_plaintext = true
 {{- end }}
 {{- $reserved := list "name" "listen_host" "listen_port" "advertise_url" "master_secret_file" "admin_token_file" "join_token_file" "etcd" "tls" "insecure_plaintext" }}
-{{- include "copypool.settings" (list . "coordinator" .Values.coordinator.settings $reserved) | trim | nindent 0 }}
+{{- include "copypool.settings" (list . "coordinator" .Values.coordinator.settings $reserved) | trimSuffix "\n" }}
 
 [etcd]
 endpoints = {{ include "copypool.etcdEndpoints" . }}
 {{- if .Values.etcd.enabled }}
+quota_bytes = {{ int64 .Values.etcd.quotaBytes }}
 {{- if ne .Values.tls.mode "none" }}
 ca_file = "/etc/copypool/tls/ca.crt"
 cert_file = "/etc/copypool/tls/tls.crt"

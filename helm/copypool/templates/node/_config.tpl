@@ -12,7 +12,7 @@ join_token_file = "/etc/copypool/secrets/join-token"
 insecure_plaintext = true
 {{- end }}
 {{- $reserved := list "name" "coordinators" "listen_host" "listen_port" "advertise_url" "zone" "host" "state_dir" "volumes" "join_token_file" "tls" "insecure_plaintext" }}
-{{- include "copypool.settings" (list $root "node" $root.Values.node.settings $reserved) | trim | nindent 0 }}
+{{- include "copypool.settings" (list $root "node" $root.Values.node.settings $reserved) | trimSuffix "\n" }}
 {{- if ne $root.Values.tls.mode "none" }}
 
 [tls]
