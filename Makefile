@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 ETCD_READY := $(VENV)/.etcd-ready
+PROMTOOL_READY := $(VENV)/.promtool-ready
 BENCH_READY := $(VENV)/.bench-ready
 CHART_READY := $(VENV)/.chart-ready
 DRILLS_READY := $(VENV)/.drills-ready
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(READY) $(ETCD_READY) ## Make .venv and find or fetch etcd; the other targets do this by themselves
+setup: $(READY) $(ETCD_READY) $(PROMTOOL_READY) ## Make .venv, find or fetch etcd and promtool; the other targets do this by themselves
 
 $(READY): pyproject.toml .ci/setup-venv
 	PYTHON="$(PYTHON)" .ci/setup-venv $(VENV)
@@ -23,6 +24,10 @@ $(READY): pyproject.toml .ci/setup-venv
 
 $(ETCD_READY): $(READY) .ci/setup-etcd
 	.ci/setup-etcd $(VENV)
+	@touch $@
+
+$(PROMTOOL_READY): $(READY) .ci/setup-promtool
+	.ci/setup-promtool $(VENV)
 	@touch $@
 
 $(BENCH_READY): $(READY) .ci/setup-bench
@@ -52,7 +57,7 @@ format: $(READY) ## Format the code and sort its imports
 	ruff check --fix .
 	ruff format .
 
-test: $(READY) $(ETCD_READY) ## All tests: unit, contract, integration (real processes, real etcd)
+test: $(READY) $(ETCD_READY) $(PROMTOOL_READY) ## All tests: unit, contract, integration (real processes, real etcd)
 	pytest
 
 slow: $(READY) $(ETCD_READY) ## Tests that take minutes each: every disk call failing, a restore whose leader is killed 20 times
@@ -62,7 +67,7 @@ power: $(READY) $(ETCD_READY) ## Power cuts that lose what was not fsync'd, of n
 	.ci/setup-power
 	PATH="$$PATH:/usr/sbin:/sbin" COPYPOOL_POWER_SEEDS=$(or $(SEEDS),4) pytest tests/power
 
-unit: $(READY) ## Unit tests alone: seconds
+unit: $(READY) $(PROMTOOL_READY) ## Unit tests alone: seconds
 	pytest tests/unit
 
 demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, in .demo: under 3 minutes

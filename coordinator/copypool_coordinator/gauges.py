@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from copypool.telemetry.metrics import Page, by_label, one
 from copypool_coordinator import metrics, protection_metrics
+from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,13 @@ def catalog_page(catalog: Catalog) -> Page:
     view = catalog.view
     yield metrics.MIRROR_REVISION, one(view.revision)
     yield metrics.MIRROR_AGE, one(time.monotonic() - catalog.heard_s)
-    yield from protection_metrics.catalog_page(len(view.extents), len(view.sessions), down=bool(catalog.away))
+    now_ms = catalog.now_ms()
+    windows = {
+        name: float(window_state(pool.row.window, pool.row.window_s, now_ms).open)
+        for name, pool in view.pools.items()
+        if pool.row.type == "copy"
+    }
+    yield from protection_metrics.catalog_page(len(view.extents), len(view.sessions), windows, down=bool(catalog.away))
 
 
 def leader_page(leader: Leader) -> Page:

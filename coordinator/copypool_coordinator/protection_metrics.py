@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from copypool.protocol.api import StatusReply
 from copypool.protocol.protection import NamespaceProtection, PoolProtection, ScrubProgress
-from copypool.telemetry.metrics import Family, Page, one
+from copypool.telemetry.metrics import Family, Page, by_label, one
 from copypool_coordinator.etcd_size import EtcdSize
 
 
@@ -75,6 +75,7 @@ _OF_SCRUB: tuple[tuple[Family, Callable[[ScrubProgress], float]], ...] = (
 )
 _EXTENTS = _gauge("extents", "Extents in the catalog.")
 _CATALOG_DOWN = _gauge("catalog_down", "1: etcd does not answer this coordinator.")
+_WINDOW = _gauge("pool_window_open", "1: the copy pool has no copy window, or it is open.", "pool")
 _SESSIONS = _gauge("nodes_with_session", "Nodes with a session.")
 _MEMBERS = _gauge("etcd_members", "Members of etcd that are configured.")
 _MEMBERS_UP = _gauge("etcd_members_up", "Members of etcd that answered when they were last asked.")
@@ -91,7 +92,7 @@ FAMILIES = (
     *(family for family, _ in _OF_POOLS),
     *(family for family, _ in _OF_NAMESPACES),
     *(family for family, _ in _OF_SCRUB),
-    *(_EXTENTS, _SESSIONS, _CATALOG_DOWN, _MEMBERS, _MEMBERS_UP, _DB, _USED, _QUOTA, _DAYS, _ALARMS),
+    *(_EXTENTS, _SESSIONS, _CATALOG_DOWN, _WINDOW, _MEMBERS, _MEMBERS_UP, _DB, _USED, _QUOTA, _DAYS, _ALARMS),
 )
 
 
@@ -111,9 +112,14 @@ def page(status: StatusReply, namespace_ids: Mapping[str, int]) -> Page:
         yield of_scrub, () if status.scrub is None else one(float(value_of_scrub(status.scrub)))
 
 
-def catalog_page(extents: int, sessions: int, *, down: bool) -> Page:
-    """What memory holds of the catalog."""
-    return (_EXTENTS, one(extents)), (_SESSIONS, one(sessions)), (_CATALOG_DOWN, one(down))
+def catalog_page(extents: int, sessions: int, windows: Mapping[str, float], *, down: bool) -> Page:
+    """What memory holds of the catalog; `windows`: copy pool -> whether it is being copied to."""
+    return (
+        (_EXTENTS, one(extents)),
+        (_SESSIONS, one(sessions)),
+        (_CATALOG_DOWN, one(down)),
+        (_WINDOW, by_label(windows)),
+    )
 
 
 def etcd_page(size: EtcdSize, quota_bytes: int, quota_days: float) -> Page:
