@@ -10,7 +10,7 @@ import os
 import msgspec
 
 from copypool.protocol.errors import BrokenInvariant
-from copypool_node.disk import Disk, Missing
+from copypool_node.disk import Disk, Missing, WriteFailed
 
 _LIMIT_BYTES = 64 * 1024
 
@@ -87,18 +87,32 @@ class IdentityStore:
             return _decoded(self._path, self._disk)
         except Missing:
             identity = Identity(fresh_nonce)
+            self._sync_folders()
             self.store(identity)
             return identity
 
-    def _make_folder(self) -> None:
-        parents = []
+    def _folders(self) -> list[str]:
+        """The state folder and all above it, but for the root; the highest first."""
+        folders: list[str] = []
         at = os.path.abspath(self._state_dir)
-        while at not in parents:
-            parents.append(at)
+        while at != os.path.dirname(at):
+            folders.append(at)
             at = os.path.dirname(at)
-        for directory in reversed(parents[:-1]):
-            if self._disk.make_directory(directory):
-                self._disk.sync_directory(os.path.dirname(directory))
+        return folders[::-1]
+
+    def _make_folder(self) -> None:
+        for folder in self._folders():
+            if self._disk.make_directory(folder):
+                self._disk.sync_directory(os.path.dirname(folder))
+
+    def _sync_folders(self) -> None:
+        """A start that died may have made any of them, and not have come to syncing it."""
+        for folder in self._folders():
+            try:
+                self._disk.sync_directory(os.path.dirname(folder))
+            except WriteFailed as exc:
+                if not isinstance(exc.__cause__, PermissionError):  # nothing of ours is made where we may not look
+                    raise
 
     def store(self, identity: Identity) -> None:
         """Durable when it returns."""

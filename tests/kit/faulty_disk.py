@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -107,6 +108,12 @@ class FaultyDisk(Disk):
             event = self._held.pop(name)
         event.set()
 
+    def revive(self) -> None:
+        """Another process uses the disk now; what the dead one has not synced is still not synced."""
+        with self._lock:
+            self.dead = False
+            self._death = None
+
     def mend(self) -> None:
         """Forget faults that have not struck."""
         with self._lock:
@@ -188,6 +195,8 @@ class FaultyDisk(Disk):
     def _how_to_undo(name: str, args: tuple[Any, ...]) -> Callable[[], None] | None:
         if name == "create":
             return lambda: Path(args[0]).unlink(missing_ok=True)
+        if name == "make_directory":
+            return lambda: shutil.rmtree(args[0], ignore_errors=True)
         if name == "rename":
             return _restorer(Path(args[1]))
         if name == "unlink":
