@@ -260,3 +260,20 @@ def test_notes_end_with_commands() -> None:
     assert f"kubectl -n {NAMESPACE} exec deployment/{FULL_NAME}-coordinator -- copypool status" in notes
     assert "WARNING: connections are not encrypted" in notes
     assert "WARNING: connections" not in render({"tls": GIVEN_TLS}).notes
+
+
+def test_every_server_is_called_by_a_name_that_its_certificate_holds() -> None:
+    """Coordinators advertise the address of their pod, which no certificate can name beforehand."""
+    issuer = {"name": "ours", "kind": "Issuer"}
+    rendered = render({"tls": {"mode": "certManager", "certManager": {"issuer": issuer}}})
+    held = [
+        set(item["spec"]["dnsNames"]) for name, item in rendered.of("Certificate").items() if not name.endswith("-etcd")
+    ]
+    text = rendered.one("ConfigMap", "coordinator")["data"]["coordinator.toml"]
+    environment = {"COPYPOOL_COORDINATOR_NAME": "c1", "COPYPOOL_COORDINATOR_ADVERTISE_URL": "https://10.0.0.1:7600"}
+    servers = [coordinator_config.parse(tomllib.loads(text), environment), *node_configs(rendered).values()]
+    for tls in (server.tls for server in servers):
+        assert tls is not None
+        assert all(tls.server_name in names for names in held)
+        assert tls.require_client_cert
+    assert len(held) == 2

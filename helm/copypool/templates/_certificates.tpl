@@ -9,4 +9,15 @@
 - {{ printf "%s-%s.%s" (include "copypool.fullname" $root) $component $root.Release.Namespace }}
 - {{ printf "%s-%s.%s.svc" (include "copypool.fullname" $root) $component $root.Release.Namespace }}
 - {{ printf "*.%s" $host | quote }}
+{{- if ne $component "etcd" }}
+- {{ include "copypool.serverName" $root }}
+{{- end }}
+{{- end }}
+
+{{/*
+The name that the certificates of coordinators and nodes hold in common. Servers check it instead of the host that they
+call: a coordinator is called by the address of its pod, which no certificate can name beforehand.
+*/}}
+{{- define "copypool.serverName" -}}
+{{ include "copypool.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end }}

@@ -41,5 +41,9 @@ password_file = "/etc/copypool/etcd-password/password"
 cert_file = "/etc/copypool/tls/tls.crt"
 key_file = "/etc/copypool/tls/tls.key"
 ca_file = "/etc/copypool/tls/ca.crt"
+server_name = {{ include "copypool.serverName" . | toJson }}
+{{- if eq .Values.tls.mode "certManager" }}
+require_client_cert = true
+{{- end }}
 {{- end }}
 {{- end }}

@@ -19,6 +19,10 @@ insecure_plaintext = true
 cert_file = "/etc/copypool/tls/tls.crt"
 key_file = "/etc/copypool/tls/tls.key"
 ca_file = "/etc/copypool/tls/ca.crt"
+server_name = {{ include "copypool.serverName" $root | toJson }}
+{{- if eq $root.Values.tls.mode "certManager" }}
+require_client_cert = true
+{{- end }}
 {{- end }}
 {{- end }}
 
