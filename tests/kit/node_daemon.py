@@ -104,7 +104,11 @@ class NodeDaemon:
         node_id = self._coordinator.nodes[self.name]
         mounted = [one for one in self._coordinator.requests["mount"] if getattr(one, "node_id", -1) == node_id]
         volume = self._coordinator.volumes[cast(Any, mounted[-1]).uuid]
-        played = SimpleNamespace(session=SimpleNamespace(node_id=node_id), volumes=[SimpleNamespace(id=volume)])
+        played = SimpleNamespace(
+            session=SimpleNamespace(node_id=node_id),
+            volumes=[SimpleNamespace(id=volume)],
+            config=SimpleNamespace(tls=None),
+        )
         return NodeUnderTest(
             cast(Any, played), cast(Any, SimpleNamespace(port=self._port)), self._coordinator, self._http
         )

@@ -30,6 +30,7 @@ _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _SIZE_BYTES = 1 << 30
 _TOOL_S = 60.0
+_CANARY = b"canary" * 10_000
 #: ext4 flushes a file that replaces another one, as a courtesy to programs that do not fsync: not here.
 _OPTIONS: dict[FsKind, str] = {"ext4": "noatime,noauto_da_alloc,commit=300", "xfs": "noatime"}
 _PACKAGES = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "losetup": "mount", "mount": "mount", "umount": "mount"}
@@ -62,6 +63,7 @@ class PowerSupply:
     def __init__(self, folder: Path, kind: FsKind, name: str = "disk") -> None:
         self.kind = kind
         self.path = folder / f"{name}.mount"
+        self._canary = self.path / "never-synced"
         self._image = folder / f"{name}.image"
         self._device = ""
         self._mounted = False
@@ -93,17 +95,22 @@ class PowerSupply:
 
     def cut(self) -> None:
         """The power is off: nothing more is written, what was not fsync'd is gone."""
+        self._canary.write_bytes(_CANARY)
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, _FS_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(fd)
 
-    def restore(self) -> None:
-        """The power is back: mounted anew. Nobody may have a file of it open."""
+    def restore(self) -> bool:
+        """The power is back: mounted anew. Nobody may have a file of it open. Whether the cut has lost what was written
+        just before it and not synced, as it should."""
         _run("umount", str(self.path))
         self._mounted = False
         self._mount()
+        lost = not self._canary.exists() or self._canary.read_bytes() != _CANARY
+        self._canary.unlink(missing_ok=True)
+        return lost
 
     def _end(self) -> None:
         # Whatever fails here, the rest is still undone.
