@@ -15,7 +15,7 @@ from copypool.protocol.errors import CopypoolError
 from copypool.serving.commandline import refuse, settings_of
 from copypool.serving.encryption import load_chain
 from copypool.serving.settings import ConfigError
-from copypool.telemetry import logs
+from copypool.telemetry import logs, spans
 from copypool.tls import Chain
 from copypool_coordinator.config import Config, Secrets, find_troubles, load, load_secrets
 from copypool_coordinator.process import Coordinator
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         refuse(PROGRAM, [str(error)])
     records = logs.set_up(config.log_format, config.log_level, {"coordinator": config.name})
+    if found := spans.trouble(config.trace_export):
+        refuse(PROGRAM, [found])
+    end_export = spans.export(PROGRAM, config.name, config.trace_ratio) if config.trace_export == "otlp" else None
     # Requests leave no cycles behind: looking for some at every 700 allocations costs a twentieth of the CPU.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
@@ -48,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)
         return 1
+    finally:
+        if end_export is not None:
+            end_export()
     return 0
 
 

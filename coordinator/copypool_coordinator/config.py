@@ -18,10 +18,12 @@ from copypool.protocol.names import check_name
 from copypool.serving import settings
 from copypool.serving.addresses import base_url, check_listener
 from copypool.serving.encryption import TlsSection, check_section, troubles
-from copypool.serving.quantities import LogLevel, Port, WholeSeconds
+from copypool.serving.quantities import LogLevel, Port, Ratio, WholeSeconds
 from copypool.serving.secrets import read_secret, read_text, read_token
 from copypool.serving.settings import ConfigError
 from copypool.telemetry.logs import LogFormat
+from copypool.telemetry.spans import TraceExport
+from copypool.telemetry.spans import trouble as trouble_of_export
 from copypool.tls import LOOK_S, TlsError, TlsFiles, client_context, read_leaf
 
 ENV_PREFIX = "COPYPOOL_COORDINATOR_"
@@ -104,6 +106,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()  #: bounds of memory and concurrency
     log_level: LogLevel = "info"  #: the least that is logged
     log_format: LogFormat = "console"  #: console: for people; json: one object a line, with trace ids
+    trace_export: TraceExport = "off"  #: otlp: spans go to the collector of OTEL_EXPORTER_OTLP_*; needs copypool[otel]
+    trace_ratio: Ratio = 0.01  #: share of the traces to export, besides those that the caller records
 
 
 def load(path: Path, environment: Mapping[str, str], flags: Sequence[str] = ()) -> Config:
@@ -185,6 +189,7 @@ def load_secrets(config: Config) -> Secrets:
 def find_troubles(config: Config) -> list[str]:
     """What of the files that the settings name would keep the coordinator from its work; empty: nothing. Blocking."""
     found = troubles(config.tls, advertised(config, config.listen_port))
+    found += filter(None, [trouble_of_export(config.trace_export)])
     try:
         load_secrets(config)
     except ConfigError as exc:

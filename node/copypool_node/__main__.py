@@ -16,7 +16,7 @@ from copypool.protocol.errors import CopypoolError
 from copypool.serving.commandline import refuse, settings_of
 from copypool.serving.encryption import load_chain, troubles
 from copypool.serving.settings import ConfigError
-from copypool.telemetry import logs
+from copypool.telemetry import logs, spans
 from copypool.tls import Chain
 from copypool_node.config import NodeConfig, load, read_join_token
 from copypool_node.disk import Disk
@@ -59,6 +59,7 @@ async def run(config: NodeConfig, tls: Chain | None, log_records: Mapping[str, i
 def find_troubles(config: NodeConfig) -> list[str]:
     """What of the files that the settings name would keep the node from its work; empty: nothing. Blocking."""
     found = troubles(config.tls, config.url)
+    found += filter(None, [spans.trouble(config.trace_export)])
     for volume in config.volumes:
         if not os.path.isdir(volume.path):
             found.append(f"volumes: {volume.name}: there is no directory {volume.path}")
@@ -79,10 +80,16 @@ def main() -> None:
         refuse(PROGRAM, [str(error)])
     os.umask(0o077)  # credentials, labels and extents are this user's alone
     records = logs.set_up(config.log_format, config.log_level, {"node": config.name})
+    if found := spans.trouble(config.trace_export):
+        refuse(PROGRAM, [found])
+    end_export = spans.export(PROGRAM, config.name, config.trace_ratio) if config.trace_export == "otlp" else None
     # Requests leave no cycles behind: looking for some at every 700 allocations costs a twentieth of the CPU.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
-    sys.exit(uvloop.run(run(config, tls, records.counts)))
+    code = uvloop.run(run(config, tls, records.counts))
+    if end_export is not None:
+        end_export()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from copypool.protocol.names import check_name
 from copypool.serving import settings
 from copypool.serving.addresses import base_url, check_listener
 from copypool.serving.encryption import TlsSection, check_section
-from copypool.serving.quantities import BytesPerSecond, Count, LogLevel, Port, Seconds
+from copypool.serving.quantities import BytesPerSecond, Count, LogLevel, Port, Ratio, Seconds
 from copypool.serving.secrets import read_token
 from copypool.serving.settings import ConfigError
 from copypool.telemetry.logs import LogFormat
+from copypool.telemetry.spans import TraceExport
 
 ENV_PREFIX = "COPYPOOL_NODE_"
 
@@ -82,6 +83,8 @@ class NodeConfig(msgspec.Struct, forbid_unknown_fields=True):
     insecure_plaintext: bool = False  #: listen beyond loopback without TLS
     log_level: LogLevel = "info"  #: the least that is logged
     log_format: LogFormat = "console"  #: console: for people; json: one object a line, with trace ids
+    trace_export: TraceExport = "off"  #: otlp: spans go to the collector of OTEL_EXPORTER_OTLP_*; needs copypool[otel]
+    trace_ratio: Ratio = 0.01  #: share of the traces to export, besides those that the caller records
     limits: Limits = msgspec.field(default_factory=Limits)  #: bounds of queues, waits and rates
 
     @property

@@ -82,6 +82,7 @@ class Tuning(msgspec.Struct, frozen=True):
     idle_seal_s: float = 30.0  #: an extent that got nothing for so long is sealed, then read back
     log_format: str = "console"  #: or `json`
     log_level: str = "info"
+    trace_export: str = "off"  #: or `otlp`
 
 
 class Cluster(msgspec.Struct, frozen=True):

@@ -111,6 +111,7 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "bootstrap": {"namespace": NAMESPACE},
         "log_format": cluster.tuning.log_format,
         "log_level": cluster.tuning.log_level,
+        "trace_export": cluster.tuning.trace_export,
         **_tls(layout, process),
     }
 
@@ -127,6 +128,7 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
         "join_token_file": str(layout.join_token),
         "log_format": cluster.tuning.log_format,
         "log_level": cluster.tuning.log_level,
+        "trace_export": cluster.tuning.trace_export,
         "state_dir": str(layout.data(process.name) / "state"),
         "volumes": [
             {

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 WholeSeconds = Annotated[int, Meta(ge=1)]
