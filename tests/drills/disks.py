@@ -44,7 +44,8 @@ class Disk:
 
     def mount(self) -> None:
         """Mount it; the journal is replayed if it went down."""
-        _run("mount", "-o", "loop", str(self._image), str(self.path))
+        subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, check=False)
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
 
     def unmount(self) -> None:
         """Unmount it wherever the host has it; nothing to do when it is not mounted."""
@@ -57,9 +58,10 @@ class Disk:
         self._image.unlink(missing_ok=True)
 
     # -- what can befall it -------------------------------------------------------------------
-    def remount(self, mode: str) -> None:
-        """`ro` or `rw`, at once, for every process that has it open."""
-        _run("mount", "-o", f"remount,{mode}", str(self.path))
+    def fail_to_read_only(self) -> None:
+        """ext4 meets an error of its own and makes itself read-only, for every process at once, until mounted anew."""
+        device = Path(_run("findmnt", "--noheadings", "--output", "SOURCE", str(self.path)).strip()).name
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("drill")
 
     def shut_down(self) -> None:
         """All I/O fails with EIO from now on, and what was not fsync'd is gone, until it is mounted anew."""
@@ -136,7 +138,8 @@ def _some(source: random.Random, files: list[Path], count: int) -> list[Path]:
     return source.sample(filled, min(count, len(filled)))
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

@@ -25,6 +25,8 @@ SESSION_TTL_S = 5
 GRACE_S = 4
 HEARTBEAT_S = 1.0
 IDLE_SEAL_S = 6.0
+#: No client of a drill holds on to where it was sent for as long; and the place is free for another copy only then.
+DROP_DELAY_S = 20
 #: Where each container finds its things.
 CONF = "/etc/copypool"
 SECRETS = "/run/secrets/copypool"
@@ -120,6 +122,7 @@ def _coordinator(layout: Layout) -> dict[str, Value]:
         "admin_token_file": f"{SECRETS}/admin-token",
         "session_ttl_s": SESSION_TTL_S,
         "grace_s": GRACE_S,
+        "drop_delay_s": DROP_DELAY_S,
         "bootstrap": {"namespace": NAMESPACE},
     }
 

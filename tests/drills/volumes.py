@@ -57,20 +57,27 @@ class Full:
         await well_again(cluster, self.node)
 
 
+async def mounted_anew(cluster: DrillCluster, node: str) -> None:
+    """Kill a node, mount its disk again, start it, and say that the disk is well."""
+    disk = cluster.containers.disks[node]
+    await cluster.kill(node)
+    await cluster.do(disk.unmount)
+    await cluster.do(disk.mount)
+    await cluster.start(node)
+    await well_again(cluster, node)
+
+
 @dataclass(slots=True)
 class ReadOnly:
-    """A node's file system is remounted read-only, as ext4 does after an error of its own."""
+    """A node's file system makes itself read-only, as ext4 does after an error of its own."""
 
     node: str
 
     async def inject(self, cluster: DrillCluster) -> None:
-        await cluster.do(cluster.containers.disks[self.node].remount, "ro")
+        await cluster.do(cluster.containers.disks[self.node].fail_to_read_only)
 
     async def heal(self, cluster: DrillCluster) -> None:
-        await cluster.do(cluster.containers.disks[self.node].remount, "rw")
-        await cluster.kill(self.node)
-        await cluster.start(self.node)
-        await well_again(cluster, self.node)
+        await mounted_anew(cluster, self.node)
 
 
 @dataclass(slots=True)
@@ -83,12 +90,7 @@ class Failing:
         await cluster.do(cluster.containers.disks[self.node].shut_down)
 
     async def heal(self, cluster: DrillCluster) -> None:
-        disk = cluster.containers.disks[self.node]
-        await cluster.kill(self.node)
-        await cluster.do(disk.unmount)
-        await cluster.do(disk.mount)
-        await cluster.start(self.node)
-        await well_again(cluster, self.node)
+        await mounted_anew(cluster, self.node)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,101 @@
+"""Faults of etcd that a healthy etcd never shows: it stalls, forgets, goes back, or is empty."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drills.cluster import DrillCluster
+from drills.faults import Paused
+
+MEMBERS = ("etcd1", "etcd2", "etcd3")
+#: Revisions between a compaction and the head: etcd 3.4 may go back to a compacted revision when it is killed there.
+KEPT_REVISIONS = 50
+
+
+@dataclass(slots=True)
+class LeaderMoved:
+    """etcd's leader hands over to another member."""
+
+    async def inject(self, cluster: DrillCluster) -> None:
+        leader = await cluster.etcd_leader()
+        members = (await cluster.ask_etcd(leader, "cluster/member/list"))["members"]
+        target = next(each["ID"] for each in members if each["name"] != leader.name)
+        await cluster.ask_etcd(leader, "maintenance/transfer-leadership", targetID=target)
+        assert (await cluster.etcd_leader()).name != leader.name
+
+    async def heal(self, cluster: DrillCluster) -> None:
+        """Nothing to do."""
+
+
+@dataclass(slots=True)
+class Compacted:
+    """etcd forgets all but the newest revisions while a coordinator sleeps: its watch cannot go on where it was."""
+
+    sleeper: str
+
+    async def inject(self, cluster: DrillCluster) -> None:
+        await Paused([self.sleeper]).inject(cluster)
+
+    async def heal(self, cluster: DrillCluster) -> None:
+        leader = await cluster.etcd_leader()
+        head = int((await cluster.ask_etcd(leader, "maintenance/status"))["header"]["revision"])
+        answer = await cluster.ask_etcd(leader, "kv/compaction", revision=head - KEPT_REVISIONS, physical=True)
+        assert answer, "etcd was not compacted"
+        await Paused([self.sleeper]).heal(cluster)
+
+
+@dataclass(slots=True)
+class QuorumLost:
+    """Two of three members are killed."""
+
+    names: Sequence[str] = MEMBERS[:2]
+
+    async def inject(self, cluster: DrillCluster) -> None:
+        for name in self.names:
+            await cluster.kill(name)
+
+    async def heal(self, cluster: DrillCluster) -> None:
+        await cluster.start(*self.names)
+
+
+async def stop_all(cluster: DrillCluster) -> None:
+    """kill -9 of every member."""
+    for name in MEMBERS:
+        await cluster.kill(name)
+
+
+async def keep(cluster: DrillCluster, name: str) -> None:
+    """Stop etcd, remember what it has, and start it again."""
+    await stop_all(cluster)
+    for member in MEMBERS:
+        data = cluster.etcd_data(member)
+        await cluster.do(_copy, str(data), str(data.with_name(name)))
+    await cluster.start(*MEMBERS)
+
+
+async def put_in_place(cluster: DrillCluster, name: str, aside: str) -> None:
+    """Stop etcd, put its data aside, and start it with what was kept as `name`; empty where nothing was."""
+    await stop_all(cluster)
+    for member in MEMBERS:
+        data = cluster.etcd_data(member)
+        data.rename(data.with_name(aside))
+        if data.with_name(name).exists():
+            data.with_name(name).rename(data)
+    await cluster.start(*MEMBERS)
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copytree(source, target, copy_function=_copy_file)
+    _own_like(source, target)
+
+
+def _copy_file(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    _own_like(source, target)
+
+
+def _own_like(source: str, target: str) -> None:
+    """The processes in the containers are no root: what is copied must stay theirs."""
+    shutil.chown(target, shutil.os.stat(source).st_uid, shutil.os.stat(source).st_gid)
