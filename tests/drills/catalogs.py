@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from drills.cluster import DrillCluster
 from drills.faults import Paused
@@ -71,7 +73,7 @@ async def keep(cluster: DrillCluster, name: str) -> None:
     await stop_all(cluster)
     for member in MEMBERS:
         data = cluster.etcd_data(member)
-        await cluster.do(_copy, str(data), str(data.with_name(name)))
+        await cluster.do(_copy, data, data.with_name(name))
     await cluster.start(*MEMBERS)
 
 
@@ -80,22 +82,20 @@ async def put_in_place(cluster: DrillCluster, name: str, aside: str) -> None:
     await stop_all(cluster)
     for member in MEMBERS:
         data = cluster.etcd_data(member)
-        data.rename(data.with_name(aside))
-        if data.with_name(name).exists():
-            data.with_name(name).rename(data)
+        await cluster.do(_put_in_place, data, name, aside)
     await cluster.start(*MEMBERS)
 
 
-def _copy(source: str, target: str) -> None:
-    shutil.copytree(source, target, copy_function=_copy_file)
-    _own_like(source, target)
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder; the processes in the containers are no root, and what is copied must stay theirs."""
+    shutil.copytree(source, target)
+    for path in (source, *source.rglob("*")):
+        owner = path.stat()
+        os.chown(target / path.relative_to(source), owner.st_uid, owner.st_gid)
 
 
-def _copy_file(source: str, target: str) -> None:
-    shutil.copy2(source, target)
-    _own_like(source, target)
-
-
-def _own_like(source: str, target: str) -> None:
-    """The processes in the containers are no root: what is copied must stay theirs."""
-    shutil.chown(target, shutil.os.stat(source).st_uid, shutil.os.stat(source).st_gid)
+def _put_in_place(data: Path, name: str, aside: str) -> None:
+    shutil.rmtree(data.with_name(aside), ignore_errors=True)
+    data.rename(data.with_name(aside))
+    if data.with_name(name).exists():
+        data.with_name(name).rename(data)

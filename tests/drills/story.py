@@ -27,7 +27,7 @@ WARM_OPERATIONS = 60  #: before the fault: connections are up, leases are held, 
 CALM_OPERATIONS = 40  #: after the healing: work goes on
 CLIENTS = 8
 IMPATIENT_S = 1.0  #: of what a workload gives up on purpose, and of no other operation
-_KIB = 1024
+KIB = 1024
 _HISTORIES = Path("build/drills")
 
 
@@ -59,8 +59,10 @@ def set_of(drills: Iterable[Drill]) -> list[ParameterSet]:
 
 
 @asynccontextmanager
-async def at_work(client: Client, name: str, seed: int, clients: int = CLIENTS) -> AsyncIterator[Workload]:
-    """A recorded workload while the block runs; every operation has ended when it is left."""
+async def at_work(
+    client: Client, name: str, seed: int, clients: int = CLIENTS, history: History | None = None
+) -> AsyncIterator[Workload]:
+    """A workload while the block runs, recorded in `history` if one is given; all of it has ended when it is left."""
     load = Load(
         seed=seed,
         clients=clients,
@@ -69,11 +71,11 @@ async def at_work(client: Client, name: str, seed: int, clients: int = CLIENTS) 
         prefix=f"drills/{name}",
         folders=4,
         folder_files=16,
-        medium_max_bytes=256 * _KIB,
+        medium_max_bytes=256 * KIB,
         large_max_bytes=3 << 20,
         think_s=0.05,
     )
-    workload = Workload(client, load)
+    workload = Workload(client, load, history)
     running = asyncio.create_task(workload.run())
     try:
         yield workload
