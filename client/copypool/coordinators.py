@@ -89,6 +89,7 @@ class Coordinators:
         last: CopypoolError | None = None
         attempt = 0
         while (left_s := until_s - time.monotonic()) > 0:
+            asked = self._current
             try:
                 return await self._call_once(verb, body, reply, min(left_s, self._transport.timeouts.rpc_answer_s))
             except LinkFailed as exc:
@@ -101,7 +102,9 @@ class Coordinators:
                 if isinstance(exc, CatalogDown):
                     until_s = min(until_s, started_s + CATALOG_PATIENCE_S)
                 last = exc
-            self._current += 1
+            # Calls that fail together leave that coordinator once, and do not go round and back to it.
+            if self._current == asked:
+                self._current += 1
             attempt += 1
             if attempt % len(self._urls) == 0:
                 delay_s = self._backoff.delay_s(attempt // len(self._urls) - 1, self._random.random())

@@ -143,11 +143,14 @@ def report(soak: Soak) -> str:
     verdict = soak.verdict
     minutes = soak.seconds / 60
     bad = ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())) or "nothing"
+    judged = verdict.count if verdict else "not judged"
     about = f"""\
-`make soak MINUTES={round(minutes)} SEED={soak.seed}`: {minutes:.1f} minutes, {faults} faults, {len(soak.operations)} operations of
-{CLIENTS} clients, ack rule `copy`, on copy failure `fail`. Violations: {verdict.count if verdict else "not judged"}.
-Bytes lost: {soak.bytes_lost}. Files lost: {soak.lost_files}. Reads: {total.reads}, failed {total.reads_failed}.
-Writes: {total.writes}, failed {total.writes_failed}, unknown {total.writes_unknown}. Not answered well: {bad}."""
+`make soak MINUTES={round(minutes)} SEED={soak.seed}`: {minutes:.1f} minutes, {faults} faults,
+{len(soak.operations)} operations of {CLIENTS} clients, ack rule `copy`, on copy failure `fail`.
+Violations: {judged}. Bytes lost: {soak.bytes_lost}. Files lost: {soak.lost_files}.
+Reads: {total.reads}, failed {total.reads_failed}.
+Writes: {total.writes}, failed {total.writes_failed}, unknown {total.writes_unknown}.
+Not answered well: {bad}."""
     lines = [
         f"## Seed {soak.seed}: {'every promise was kept' if soak.ok else 'A PROMISE WAS BROKEN'}",
         "",

@@ -68,8 +68,11 @@ async def held_only_by(client: Client, node: str, prefix: str, since: int) -> li
     found: list[Excused] = []
     async for entry in client.list(NAMESPACE, prefix):
         stat = await client.stat(NAMESPACE, entry.path)
-        alone = any({place.node for place in segment.locations} == {node} for segment in stat.segments)
-        if alone:
+        whole = [
+            {place.node for place in segment.locations if place.state == "good" and place.length >= segment.length}
+            for segment in stat.segments
+        ]
+        if {node} in whole:
             found.append(Excused(entry.path, entry.version, entry.digest, since))
     return found
 

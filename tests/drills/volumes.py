@@ -127,6 +127,7 @@ class Deleted:
     async def heal(self, cluster: DrillCluster) -> None:
         await cluster.kill(self.node)
         await cluster.start(self.node)
+        await well_again(cluster, self.node)
 
 
 @dataclass(slots=True)
