@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from copypool.protocol.api import LocationState
 from copypool_coordinator import locations, reclassing
-from copypool_coordinator.controllers.filling import is_source, without_volume
+from copypool_coordinator.controllers.filling import can_stay, is_source, without_volume
 from copypool_coordinator.locations import before_drop
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
@@ -316,6 +316,8 @@ class Obstacles:
             place = facts.places.get(location.volume)
             if place is None or place.pool != pool.pool or location.volume == moving_off or not place.writable:
                 continue
+            if can_stay(location):
+                return None
             if location.state == "dropping":
                 continue
             if not location.stalled:

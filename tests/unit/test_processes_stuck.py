@@ -10,7 +10,7 @@ from copypool_coordinator.controllers.actions import Pull
 from copypool_coordinator.policy import Policy
 from kit.little_view import LittleView, report
 from kit.toy_cluster import MIB
-from kit.toy_jobs import LENGTH, cluster_with, on
+from kit.toy_jobs import LENGTH, ToyJobs, cluster_with, on
 
 
 def test_a_restore_whose_pulls_fail_for_good_ends_and_says_which_extent_waits_for_what() -> None:
@@ -110,20 +110,51 @@ def test_an_audit_with_fix_that_cannot_mend_ends_incomplete() -> None:
     assert (row.state, [each.extent for each in row.skipped]) == ("incomplete", [0])
 
 
+def test_what_is_on_its_way_out_stays_when_its_place_is_wanted_again() -> None:
+    """Drained, given back, and the other way round: nothing is waited for and nothing is copied a second time."""
+    jobs = cluster_with(policy=Policy(grace_ms=60_000))
+    jobs.run(jobs.start(ProcessRequest("drain", node="node1")))
+    jobs.release_all()
+    jobs.cluster.pulled_bytes = 0
+    jobs.watch_protection()
+    second = jobs.start(ProcessRequest("drain", node="node2"))
+    jobs.run(second)
+    row = jobs.row(second)
+    assert (row.state, on(jobs, 1), on(jobs, 2)) == ("done", [0, 1, 2], [])
+    assert row.ended_ms - row.created_ms < jobs.cluster.policy.drop_delay_ms
+    assert jobs.cluster.pulled_bytes == 0
+
+
+def with_places_that_are_taken(policy: Policy) -> ToyJobs:
+    """What was on 1 is damaged, replaced on 2, and on its way out: until then nothing else of it goes to 1."""
+    jobs = cluster_with(policy=policy)
+    for extent in range(3):
+        jobs.cluster.mark(extent, 1, "damaged")
+    jobs.cluster.settle()
+    assert on(jobs, 1) == []
+    return jobs
+
+
 def test_a_place_that_is_being_freed_is_waited_for() -> None:
     """Longer than the patience: a location that goes is deleted 330 s later, and what is waited for has a time."""
-    jobs = cluster_with(policy=Policy(grace_ms=60_000))
-    first = jobs.start(ProcessRequest("drain", node="node1"))
-    jobs.run(first)
-    jobs.release_all()
-    second = jobs.start(ProcessRequest("drain", node="node2"))
+    jobs = with_places_that_are_taken(Policy(grace_ms=60_000))
+    process = jobs.start(ProcessRequest("drain", node="node2"))
     jobs.steps(3)
-    shown = jobs.shown(second)
+    shown = jobs.shown(process)
     assert shown.outcome.startswith("3 of the 3 extents that are left wait: its place is taken until its old location")
-    assert jobs.row(second).stuck_since_ms == 0
-    jobs.run(second)
-    assert jobs.row(second).state == "done"
+    assert jobs.row(process).stuck_since_ms == 0
+    jobs.run(process)
+    assert jobs.row(process).state == "done"
     assert on(jobs, 1) == [0, 1, 2]
+
+
+def test_a_place_that_is_never_freed_is_not_waited_for_without_end() -> None:
+    jobs = with_places_that_are_taken(Policy(grace_ms=60_000, drop_delay_ms=100_000))
+    process = jobs.start(ProcessRequest("drain", node="node2"))
+    for volume in (3, 4):
+        jobs.cluster.set_access(volume, "unavailable")  # survivors of the drop: nothing is erased meanwhile
+    jobs.run(process)
+    assert jobs.row(process).state == "incomplete"
 
 
 def test_what_goes_is_no_part_of_how_full_a_volume_is() -> None:
@@ -141,15 +172,3 @@ def test_what_goes_is_no_part_of_how_full_a_volume_is() -> None:
     row = jobs.cluster.view.volumes["volume1"].row
     jobs.cluster.put(keys.named(keys.VOLUME, "volume1"), replace(row, limit_bytes=1000 * MIB))
     assert starting.fullness(jobs.cluster.view, loads) == {1: (max(0, 100 * MIB - 3 * LENGTH), 1000 * MIB)}
-
-
-def test_a_place_that_is_never_freed_is_not_waited_for_without_end() -> None:
-    jobs = cluster_with(policy=Policy(grace_ms=60_000, drop_delay_ms=100_000))
-    first = jobs.start(ProcessRequest("drain", node="node1"))
-    jobs.run(first)
-    jobs.release_all()
-    second = jobs.start(ProcessRequest("drain", node="node2"))
-    for volume in (3, 4):
-        jobs.cluster.set_access(volume, "unavailable")  # survivors of the drop: nothing is erased meanwhile
-    jobs.run(second)
-    assert jobs.row(second).state == "incomplete"

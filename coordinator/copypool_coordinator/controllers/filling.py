@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from copypool_coordinator.controllers.actions import Action, Pull, Reserve, Source
+from copypool_coordinator.controllers.actions import Action, CallOff, Pull, Reserve, Source
 from copypool_coordinator.locations import before_drop
 from copypool_coordinator.policy import Facts, LocationKey, absent_since_ms, patience_over
 from copypool_coordinator.protection import PoolStanding, VolumeFacts, is_appended, reach
@@ -63,7 +63,16 @@ def fill(
     urgent = facts.orders.urgent(extent, pool.pool)
     if not urgent and any(_waits(view, facts, now_ms, row, location, place, committed) for location, place in here):
         return []
+    for location, place in here:
+        if can_stay(location) and place.writable and location.volume != moving_off:
+            key = LocationKey(extent, location.volume, location.generation)
+            return [CallOff(key, "its pool needs a place for it again")]
     return _reserve(facts, extent, row, pool, here)
+
+
+def can_stay(location: Location) -> bool:
+    """Whether it is on its way out, holds sound bytes, and its drop can still be called off."""
+    return location.state == "dropping" and not location.erasing and before_drop(location) in ("good", "copying")
 
 
 def _can_grow(row: ExtentRow, location: Location, place: VolumeFacts) -> bool:
