@@ -117,6 +117,11 @@ class NodeDaemon:
         """The last lines of its log."""
         return self._log.read_text(errors="replace")[-3000:]
 
+    def freeze(self) -> None:
+        """SIGSTOP: whatever it is told from now on, it tells nobody."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     async def kill(self) -> None:
         """kill -9, and reap; safe to repeat."""
         process, self._process = self._process, None

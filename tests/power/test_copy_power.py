@@ -109,8 +109,8 @@ async def one_cut(disk: PowerSupply, daemon: NodeDaemon, pair: Pair) -> None:
     work.append(asyncio.create_task(pair.lead(copy)))
     try:
         await asyncio.sleep(pair.rng.uniform(0.05, 0.8))
+        daemon.freeze()
         disk.cut()
-        await asyncio.sleep(pair.rng.choice([0.0, 0.05]))
     finally:
         await daemon.kill()
         coordinator.end_session(node_id)

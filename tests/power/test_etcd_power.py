@@ -83,8 +83,8 @@ async def cut_under_commits(disk: PowerSupply, etcd: EtcdMember, writers: list[C
     running = [asyncio.create_task(one.run()) for one in writers]
     try:
         await asyncio.sleep(rng.uniform(0.05, 0.6))
+        etcd.stop()
         disk.cut()
-        await asyncio.sleep(rng.choice([0.0, 0.05]))
     finally:
         await asyncio.to_thread(etcd.end_blocking)
         for task in running:

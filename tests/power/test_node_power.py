@@ -108,9 +108,8 @@ async def cut_under_load(disk: PowerSupply, daemon: NodeDaemon, node: NodeUnderT
     running_load = None if node is None else asyncio.create_task(load.run(node))
     try:
         await asyncio.sleep(load.rng.uniform(0.02, 0.8) if node else load.rng.uniform(0.2, 1.2))
+        daemon.freeze()
         disk.cut()
-        # For a moment the process lives on with a disk that fails: nothing of that may be acknowledged wrongly.
-        await asyncio.sleep(load.rng.choice([0.0, 0.05]))
     finally:
         await daemon.kill()
         if running_load is not None:
