@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -43,7 +44,12 @@ class DrillCluster:
     async def client(self) -> AsyncIterator[Client]:
         """The administrator's client."""
         coordinators = [member.url for member in self.layout.of("coordinator")]
-        async with await Client.connect(coordinators=coordinators, token=self.containers.admin_token) as client:
+        files = self.containers.files
+        async with await Client.connect(
+            coordinators=coordinators,
+            token=self.containers.admin_token,
+            ca_file=files.authority if files is not None else None,
+        ) as client:
             yield client
 
     async def acknowledge(self, client: Client, ack: AckRule, on_copy_failure: OnCopyFailure) -> None:
@@ -74,7 +80,7 @@ class DrillCluster:
 
     async def ask_etcd(self, member: Member, call: str, **fields: object) -> dict[str, Any]:
         """A call of etcd's JSON gateway; its answer, empty when there is none."""
-        return await self.do(_ask_etcd, f"{member.url}/v3/{call}", fields)
+        return await self.do(_ask_etcd, f"{member.url}/v3/{call}", fields, self.containers.trust)
 
     async def green(self, client: Client, what: str, within_s: float = GREEN_TIMEOUT_S) -> StatusReply:
         """Wait until every live byte is at policy; fails with the reasons that are left."""
@@ -119,10 +125,10 @@ class DrillCluster:
         return self.containers.state(name) / "etcd"
 
 
-def _ask_etcd(url: str, fields: dict[str, object]) -> dict[str, Any]:
+def _ask_etcd(url: str, fields: dict[str, object], trust: ssl.SSLContext | None) -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(fields).encode(), method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=_ETCD_TIMEOUT_S) as reply:
+        with urllib.request.urlopen(request, timeout=_ETCD_TIMEOUT_S, context=trust) as reply:
             answer: dict[str, Any] = json.load(reply)
             return answer
     except (OSError, http.client.HTTPException, json.JSONDecodeError):

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,15 @@ from docker.types import IPAMConfig, IPAMPool
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from copypool.dev import certificates
 from copypool.protocol.tokens import new_token
+from copypool.tls import TlsFiles, client_context
 from drills.disks import Disk
 from drills.layout import (
     CONF,
     SECRETS,
     STATE,
+    TLS,
     USER_ID,
     VOLUME,
     Layout,
@@ -58,7 +63,8 @@ _NETWORKS = [f"198.18.{n}" for n in range(100, 200)]
 class Containers:
     """The containers of one cluster, their disks and their network."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = bool(os.environ.get("DRILLS_TLS"))) -> None:
+        """With `tls`: on every link, and servers ask each other for certificates."""
         if os.geteuid() != 0:
             raise RuntimeError("the drills mount disks and enter name spaces: run them as root")
         self._undo = ExitStack()
@@ -67,6 +73,9 @@ class Containers:
         self.volumes: dict[str, str] = {}  #: the name of each node's volume; a new disk has a new one
         self.folder = Path()
         self.layout = Layout(())
+        self._tls = tls
+        self.files: TlsFiles | None = None  #: of this machine, for calls to members; None: there is no TLS
+        self.trust: ssl.SSLContext | None = None  #: the same, loaded
 
     # -- life ---------------------------------------------------------------------------------
     def up(self) -> None:
@@ -81,6 +90,8 @@ class Containers:
             self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             network = self._network()
             self._write_secrets()
+            if self._tls:
+                self._write_certificates()
             for member in self.layout.members:
                 self._create(member, network)
             self.await_ready(member.name for member in self.layout.members)
@@ -106,7 +117,7 @@ class Containers:
                     raise
                 continue
             self._undo.callback(network.remove)
-            self.layout = layout_of(prefix)
+            self.layout = layout_of(prefix, tls=self._tls)
             return network
         raise RuntimeError(f"no free network among {_NETWORKS[0]}.0/24 .. {_NETWORKS[-1]}.0/24")
 
@@ -125,6 +136,28 @@ class Containers:
             path.write_text(f"{content}\n")
             os.chown(path, USER_ID, USER_ID)
 
+    def _write_certificates(self) -> None:
+        now = datetime.now(UTC)
+        authority = certificates.make_authority(self.folder.name, now)
+        addresses = {member.name: [member.name, member.address] for member in self.layout.members}
+        for name, hosts in {**addresses, "operator": ["operator"]}.items():
+            pair = certificates.issue(authority, name, hosts, now + timedelta(days=2))
+            contents = {"ca.pem": authority.certificate, "cert.pem": pair.certificate, "key.pem": pair.key}
+            folder = self._tls_folder(name)
+            folder.mkdir(mode=0o700, parents=True)
+            for file, content in contents.items():
+                path = folder / file
+                path.touch(mode=0o600)
+                path.write_bytes(content)
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, USER_ID, USER_ID)
+        mine = self._tls_folder("operator")
+        self.files = TlsFiles(str(mine / "ca.pem"), str(mine / "cert.pem"), str(mine / "key.pem"))
+        self.trust = client_context(self.files)
+
+    def _tls_folder(self, name: str) -> Path:
+        return self.folder / "tls" / name
+
     @property
     def admin_token(self) -> str:
         """The first administrator's token."""
@@ -141,6 +174,8 @@ class Containers:
         container = DockerContainer(f"copypool-{member.kind}:{_TAG}", name=f"{self.folder.name}-{member.name}")
         container.with_network(network)
         container.with_volume_mapping(str(state), STATE, "rw")
+        if member.tls:
+            container.with_volume_mapping(str(self._tls_folder(member.name)), str(Path(TLS.certificate).parent), "ro")
         if member.kind == "etcd":
             container.with_command(etcd_arguments(self.layout, member))
         else:
@@ -225,7 +260,7 @@ class Containers:
         deadline = time.monotonic() + timeout_s
         for name in names:
             url = self.layout.member(name).ready_url
-            while not is_ready(url):
+            while not is_ready(url, self.trust):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{name} is not ready within {timeout_s} s; it said:\n{self.log(name)}")
                 time.sleep(_POLL_S)
@@ -256,10 +291,10 @@ def _is_over(pid: str) -> bool:
     return pid.isdecimal() and not Path(f"/proc/{pid}").exists()
 
 
-def is_ready(url: str, timeout_s: float = 2.0) -> bool:
+def is_ready(url: str, trust: ssl.SSLContext | None, timeout_s: float = 2.0) -> bool:
     """Whether a GET is answered with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as reply:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=trust) as reply:
             return bool(reply.status == http.client.OK)
     except (OSError, http.client.HTTPException):
         return False

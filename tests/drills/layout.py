@@ -6,10 +6,11 @@ keeps its address for life and a cut can name it. Nothing is published: the host
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from copypool.dev.settings import Value, to_toml
+from copypool.tls import TlsFiles
+from copypool.toml_text import Value, to_toml
 
 Kind = Literal["etcd", "coordinator", "node"]
 
@@ -30,6 +31,7 @@ DROP_DELAY_S = 20
 #: Where each container finds its things.
 CONF = "/etc/copypool"
 SECRETS = "/run/secrets/copypool"
+TLS = TlsFiles("/run/secrets/tls/ca.pem", "/run/secrets/tls/cert.pem", "/run/secrets/tls/key.pem")
 VOLUME = "/volume"
 STATE = "/state"
 
@@ -43,6 +45,12 @@ class Member:
     address: str
     zone: str = ""
     pool: Literal["", "primary", "copy"] = ""
+    tls: bool = False  #: speaks TLS alone, and asks other servers for their certificates
+
+    @property
+    def scheme(self) -> str:
+        """Of its URLs."""
+        return "https" if self.tls else "http"
 
     @property
     def port(self) -> int:
@@ -52,7 +60,7 @@ class Member:
     @property
     def url(self) -> str:
         """Base URL, for the host and for the others alike."""
-        return f"http://{self.address}:{self.port}"
+        return f"{self.scheme}://{self.address}:{self.port}"
 
     @property
     def ready_url(self) -> str:
@@ -75,49 +83,67 @@ class Layout:
         return next(member for member in self.members if member.name == name)
 
 
-def layout_of(network: str) -> Layout:
+def layout_of(network: str, *, tls: bool = False) -> Layout:
     """The cluster on a network whose first three bytes are `network`: "198.18.7"."""
     members = [Member(f"etcd{n}", "etcd", f"{network}.{10 + n}") for n in (1, 2, 3)]
     members += [Member(f"coordinator{n}", "coordinator", f"{network}.{20 + n}", zone=f"zone{n}") for n in (1, 2)]
     for n in (1, 2, 3, 4):
         zone = "zone1" if n % 2 else "zone2"
         members.append(Member(f"node{n}", "node", f"{network}.{30 + n}", zone, "primary" if n <= 2 else "copy"))
-    return Layout(tuple(members))
+    return Layout(tuple(replace(member, tls=tls) for member in members))
 
 
 def etcd_arguments(layout: Layout, member: Member) -> list[str]:
     """etcd's command line."""
-    peer = f"http://{member.address}:{ETCD_PEER_PORT}"
-    everyone = ",".join(f"{each.name}=http://{each.address}:{ETCD_PEER_PORT}" for each in layout.of("etcd"))
+    peers = {each.name: f"{each.scheme}://{each.address}:{ETCD_PEER_PORT}" for each in layout.of("etcd")}
+    scheme = member.scheme
     return [
         *("--name", member.name, "--data-dir", f"{STATE}/etcd"),
-        *("--listen-client-urls", f"http://0.0.0.0:{ETCD_PORT}", "--advertise-client-urls", member.url),
-        *("--listen-peer-urls", f"http://0.0.0.0:{ETCD_PEER_PORT}", "--initial-advertise-peer-urls", peer),
-        *("--initial-cluster", everyone, "--logger", "zap", "--log-level", "warn"),
+        *("--listen-client-urls", f"{scheme}://0.0.0.0:{ETCD_PORT}", "--advertise-client-urls", member.url),
+        *("--listen-peer-urls", f"{scheme}://0.0.0.0:{ETCD_PEER_PORT}"),
+        *("--initial-advertise-peer-urls", peers[member.name]),
+        *("--initial-cluster", ",".join(f"{name}={url}" for name, url in peers.items())),
+        *("--logger", "zap", "--log-level", "warn"),
+        *(_etcd_tls() if member.tls else ()),
+    ]
+
+
+def _etcd_tls() -> list[str]:
+    return [
+        *("--cert-file", TLS.certificate, "--key-file", TLS.key),
+        *("--trusted-ca-file", TLS.authority, "--client-cert-auth"),
+        *("--peer-cert-file", TLS.certificate, "--peer-key-file", TLS.key),
+        *("--peer-trusted-ca-file", TLS.authority, "--peer-client-cert-auth"),
     ]
 
 
 def settings_of(layout: Layout, member: Member, volume: str) -> str:
-    """The configuration file of a coordinator or a node; `volume` is the name of the node's volume.
-
-    TLS goes in here, in `Member.url` and in `etcd_arguments`, and nowhere else.
-    """
+    """The configuration file of a coordinator or a node; `volume` is the name of the node's volume."""
+    files: dict[str, Value] = {"ca_file": TLS.authority, "cert_file": TLS.certificate, "key_file": TLS.key}
     settings: dict[str, Value] = {
         "name": member.name,
         "listen_host": "0.0.0.0",
         "listen_port": member.port,
         "advertise_url": member.url,
-        "insecure_plaintext": True,
+        "insecure_plaintext": not member.tls,
         "zone": member.zone,
         "join_token_file": f"{SECRETS}/join-token",
     }
     settings |= _coordinator(layout) if member.kind == "coordinator" else _node(layout, member, volume)
+    if member.tls:
+        settings["tls"] = {**files, "require_client_cert": True}
+    if member.tls and member.kind == "coordinator":
+        settings["etcd"] = {**_etcd(layout), **files}
     return to_toml(settings)
+
+
+def _etcd(layout: Layout) -> dict[str, Value]:
+    return {"endpoints": [f"{each.address}:{ETCD_PORT}" for each in layout.of("etcd")]}
 
 
 def _coordinator(layout: Layout) -> dict[str, Value]:
     return {
-        "etcd": {"endpoints": [f"{each.address}:{ETCD_PORT}" for each in layout.of("etcd")]},
+        "etcd": _etcd(layout),
         "master_secret_file": f"{SECRETS}/master-secret",
         "admin_token_file": f"{SECRETS}/admin-token",
         "session_ttl_s": SESSION_TTL_S,
