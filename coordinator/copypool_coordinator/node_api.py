@@ -196,7 +196,7 @@ class NodeApi:
         if len(body.uuid) != 16:
             raise Invalid("the uuid of a volume has 16 bytes")
         row, revision = await self._catalog.mount(body)
-        return answer(request, MountReply(row.id, row.pool, row.access, revision))
+        return answer(request, MountReply(row.id, row.pool, row.access, revision, row.epoch))
 
     # -- extents -----------------------------------------------------------------------------------
     async def _open(self, request: web.BaseRequest) -> web.Response:

@@ -124,7 +124,8 @@ class Sessions:
     async def mount(self, request: MountRequest) -> tuple[VolumeRow, int]:
         """Claim a volume for a node; its row and the catalog's revision. The pool is made at its first volume.
 
-        A repeated claim is known by its nonce, or by the session that made it.
+        A repeated claim is known by its nonce, or by the session that made it. A row whose epoch is below the claim's
+        says that the catalog is older than the volume: the node has it mounted, for reading alone.
 
         Raises:
             Conflict: a clone, a rolled-back disk, or a volume that is not what its label says.
@@ -230,6 +231,10 @@ def _claimed(row: VolumeRow, request: MountRequest, pool: int) -> VolumeRow:
         raise Conflict(f"volume {request.name!r} is another disk: its label has another uuid")
     if row.pool != pool:
         raise Conflict(f"volume {request.name!r} is in another pool than its label says")
+    if request.label_epoch > row.epoch + 1:
+        # Some catalog has confirmed a later mount than this one knows: this one went back. The disk is let in, for what
+        # it holds can be read; its claim is not taken down, so that the catalog which knows it finds it as it left it.
+        return replace(row, node=request.node_id, session=request.epoch)
     if request.label_epoch != row.epoch + 1:
         raise Conflict(
             f"volume {request.name!r} is claimed with epoch {request.label_epoch}, the catalog has {row.epoch}: "

@@ -109,10 +109,13 @@ class VolumeKeeper:
             MountReply,
             deadline_s=CALL_S,
         )
-        try:
-            await volume.disk.mounted(reply.volume, reply.catalog_revision)
-        except SafeMode as exc:
-            volume.distrust_catalog(exc.message)
+        if 0 <= reply.epoch < label.epoch:
+            volume.distrust_catalog(f"it was mounted {label.epoch - 1} times, the catalog knows of {reply.epoch}")
+        else:
+            try:
+                await volume.disk.mounted(reply.volume, reply.catalog_revision)
+            except SafeMode as exc:
+                volume.distrust_catalog(exc.message)
         volume.id = reply.volume
         volume.access = reply.access
 

@@ -141,14 +141,26 @@ async def test_c12_a_clone_or_a_rolled_back_disk_is_refused(world: World) -> Non
     assert row.epoch == 2
     clone = replace(claim, node_id=thief.node_id, epoch=thief.epoch, label_epoch=2, nonce=b"c" * 16)
     rolled_back = replace(claim, epoch=node.epoch, label_epoch=1, nonce=b"a" * 16)
-    ahead = replace(claim, epoch=node.epoch, label_epoch=4, nonce=b"d" * 16)
     swapped = replace(claim, epoch=node.epoch, uuid=os.urandom(16), label_epoch=3)
     unknown = replace(claim, epoch=node.epoch, name="other", label_epoch=7)
-    for refused in (clone, rolled_back, ahead, swapped, unknown):
+    for refused in (clone, rolled_back, swapped, unknown):
         with pytest.raises(Conflict):
             await world.catalog.mount(refused)
     with pytest.raises(Conflict):
         await world.catalog.mount(replace(claim, epoch=node.epoch, pool_type="copy", label_epoch=3))
+
+
+async def test_a3_a_catalog_that_went_back_lets_a_volume_in_but_does_not_take_its_claim_down(world: World) -> None:
+    """The label counts more mounts than the row: reads go on, and the newer catalog finds its own epoch again."""
+    node = await world.node("n1")
+    claim = MountRequest(node.node_id, node.epoch, "disk", os.urandom(16), "primary", "primary", 1, b"a" * 16)
+    known, _ = await world.catalog.mount(claim)
+    await world.register(node)
+    ahead = replace(claim, epoch=node.epoch, label_epoch=5, nonce=b"d" * 16)
+    row, _ = await world.catalog.mount(ahead)
+    assert row == replace(known, session=node.epoch)
+    assert (await world.catalog.mount(ahead))[0] == row
+    await world.catalog.wait_for(lambda view: view.volume_reachable(row.id), 5.0)
 
 
 async def test_c12_a_clone_does_not_take_a_volume_from_the_node_that_has_it_mounted(world: World) -> None:

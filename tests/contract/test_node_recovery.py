@@ -115,6 +115,32 @@ async def test_a_catalog_restored_from_an_older_state_cuts_nothing(
     assert not coordinator.extents[1].sealed
 
 
+async def test_a3_a_label_that_counts_more_mounts_than_the_catalog_tells_that_the_catalog_is_older(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    """The revision alone would not tell: the older catalog has gone on working. It is read from, and the claim stays."""
+    async with running_node(tmp_path, coordinator) as node:
+        kept = await node.put("old", b"1")
+    for _ in range(2):
+        before = copy.deepcopy(coordinator.label_epochs)
+        async with running_node(tmp_path, coordinator):
+            pass
+    newest = coordinator.label_epochs
+    coordinator.label_epochs = {volume: (epoch - 1, b"") for volume, (epoch, _) in before.items()}
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(
+            lambda: bool(node.node.volumes and node.node.volumes[0].safe_mode), "the volume is in safe mode"
+        )
+        assert kept.segment is not None
+        assert (await node.get(kept.segment, kept.version))[1] == b"1", "what the catalog claims is served"
+        with pytest.raises(Unavailable, match="safe mode"):
+            await node.put("more", b"1")
+    coordinator.label_epochs = newest
+    async with running_node(tmp_path, coordinator) as node:
+        assert not node.node.volumes[0].safe_mode
+        await node.put("more", b"1")
+
+
 async def test_an_extent_that_is_sealed_here_and_open_in_the_catalog_tells_that_the_catalog_is_older(
     tmp_path: Path, coordinator: FakeCoordinator
 ) -> None:

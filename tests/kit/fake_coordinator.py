@@ -281,10 +281,12 @@ class FakeCoordinator:
         self._check(body.node_id, body.epoch)
         volume = self.volumes.setdefault(body.uuid, len(self.volumes) + 1)
         epoch, nonce = self.label_epochs.get(volume, (0, b""))
-        if body.label_epoch != epoch + 1 and (body.label_epoch, body.nonce) != (epoch, nonce):
+        if body.label_epoch <= epoch and (body.label_epoch, body.nonce) != (epoch, nonce):
             raise Conflict(f"label epoch {body.label_epoch}, the catalog has {epoch}")
-        self.label_epochs[volume] = (body.label_epoch, body.nonce)
-        return internal.MountReply(volume, 1, self.access.get(volume, "readwrite"), self.revision)
+        if body.label_epoch <= epoch + 1:
+            epoch = body.label_epoch
+            self.label_epochs[volume] = (epoch, body.nonce)
+        return internal.MountReply(volume, 1, self.access.get(volume, "readwrite"), self.revision, epoch)
 
     def _extents(self, body: internal.OwnExtentsRequest) -> internal.OwnExtentsReply:
         found = [

@@ -168,7 +168,8 @@ async def test_an_honest_store_passes(trouble: float, tmp_path: Path) -> None:
     operations = history.operations()
     assert QUICK.operations_max <= len(operations) <= QUICK.operations_max + 8 * QUICK.clients + 13
     assert {one.kind for one in operations if not one.final} == set(Kind)
-    felt = availability(operations)
+    # What a client gave up on purpose is no failure of the store: how often depends on this machine.
+    felt = availability([one for one in operations if one.error != "timeout"])
     assert (felt.reads_failed > 0, felt.writes_failed > 0) == (trouble > 0, trouble > 0)
     assert felt.read_stall_max_s > 0
     assert felt.write_stall_max_s > 0

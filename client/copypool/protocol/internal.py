@@ -140,8 +140,9 @@ class MountRequest(Internal):
     uuid: bytes  #: 16 bytes, of the label
     pool: str
     pool_type: PoolType
-    #: Must be the catalog's epoch + 1, else `Conflict` (a clone or a rolled-back disk), but for one case: equal to the
-    #: catalog's epoch *and* with the nonce that the catalog keeps for it, this is the same claim said again.
+    #: Must be the catalog's epoch + 1, else `Conflict` (a clone or a rolled-back disk), but for two cases: equal to the
+    #: catalog's epoch *and* with the nonce that the catalog keeps for it, this is the same claim said again; above it,
+    #: the catalog went back: see `MountReply.epoch`.
     label_epoch: int
     nonce: bytes = b""  #: 16 random bytes, on the label beside the epoch: a claim whose reply was lost can be repeated
 
@@ -151,6 +152,8 @@ class MountReply(Internal):
     pool: int
     access: AccessMode
     catalog_revision: int  #: the node refuses a catalog below the highest revision on its label (safe mode)
+    #: Of the volume, as the catalog has it now. Below `label_epoch` the claim was not taken down: safe mode. -1: not told.
+    epoch: int = -1
 
 
 # -- extents ----------------------------------------------------------------------------------
