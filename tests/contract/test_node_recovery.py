@@ -118,7 +118,7 @@ async def test_a_catalog_restored_from_an_older_state_cuts_nothing(
 async def test_a3_a_label_that_counts_more_mounts_than_the_catalog_tells_that_the_catalog_is_older(
     tmp_path: Path, coordinator: FakeCoordinator
 ) -> None:
-    """The revision alone would not tell: the older catalog has gone on working. It is read from, and the claim stays."""
+    """The revision alone would not tell: the older catalog has gone on working. It is read from, the claim stays."""
     async with running_node(tmp_path, coordinator) as node:
         kept = await node.put("old", b"1")
     for _ in range(2):

@@ -152,7 +152,7 @@ class MountReply(Internal):
     pool: int
     access: AccessMode
     catalog_revision: int  #: the node refuses a catalog below the highest revision on its label (safe mode)
-    #: Of the volume, as the catalog has it now. Below `label_epoch` the claim was not taken down: safe mode. -1: not told.
+    #: Of the volume, in the catalog now. Below `label_epoch` the claim was not taken down: safe mode. -1: not told.
     epoch: int = -1
 
 
