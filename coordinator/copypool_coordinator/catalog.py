@@ -44,8 +44,10 @@ from copypool_coordinator.extents import ChooseTwin, Extents, Opened
 from copypool_coordinator.jobs import Jobs
 from copypool_coordinator.placed import Placed, VerifyOutcome
 from copypool_coordinator.policies import Policies
+from copypool_coordinator.policy import Policy
 from copypool_coordinator.rows import EventRow, FileRow, LeaderRow, Location, NodeRow, PoolRow, TokenRow, VolumeRow
 from copypool_coordinator.sessions import Registered, Sessions
+from copypool_coordinator.stopping import Turns
 from copypool_coordinator.sweeping import Sweeping
 from copypool_coordinator.view import ClusterView
 
@@ -129,6 +131,10 @@ class Catalog:
     async def blinded(self) -> NoReturn:
         """Wait until the view stops to follow etcd, and raise why: the process must end then."""
         await self._core.blinded()
+
+    def turns(self, policy: Policy, leading: Callable[[], LeaderGuard | None]) -> Turns:
+        """Whose turn it is to stop; `leading` has this coordinator's term while it leads."""
+        return Turns(self._core, policy, leading)
 
     # -- sessions and volumes (sessions.py) --------------------------------------------------------
     async def announce(self, url: str) -> None:

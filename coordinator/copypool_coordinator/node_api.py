@@ -16,7 +16,7 @@ from aiohttp import web
 
 from copypool.protocol.api import AccessMode, ReadReport
 from copypool.protocol.capability import WriteCapability, check_write
-from copypool.protocol.errors import CallerError, Forbidden, Invalid, Unavailable
+from copypool.protocol.errors import CallerError, Forbidden, Invalid, NotLeader, Unavailable
 from copypool.protocol.internal import (
     CommitEntry,
     CommitRequest,
@@ -37,6 +37,8 @@ from copypool.protocol.internal import (
     RegisterReply,
     RegisterRequest,
     SealRequest,
+    StopReply,
+    StopRequest,
     VerifyReport,
     VolumeDirective,
 )
@@ -51,6 +53,7 @@ from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.placement import choose_twin
 from copypool_coordinator.reports import Reports
 from copypool_coordinator.rows import ClassRow, VolumeRow
+from copypool_coordinator.stopping import Turns
 from copypool_coordinator.view import Versioned
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
@@ -71,10 +74,12 @@ class NodeApi:
         heartbeats: Heartbeats,
         metrics: Metrics,
         reports: Reports,
+        turns: Turns,
         *,
         body_bytes: int,
     ) -> None:
         self._reports = reports
+        self._turns = turns
         self._catalog = catalog
         self._view = catalog.view
         self._auth = auth
@@ -100,6 +105,7 @@ class NodeApi:
             "/n/verified": self._verified,
             "/n/fault": self._fault,
             "/n/given-up": self._given_up,
+            "/n/stop": self._stop,
         }
 
     async def _from_node(self, request: web.BaseRequest, struct: type[S]) -> S:
@@ -121,6 +127,17 @@ class NodeApi:
             request,
             JoinReply(self._cluster_id(), row.id, self._mint.credential(row.id), self._mint.command_key(row.id)),
         )
+
+    async def _stop(self, request: web.BaseRequest) -> web.Response:
+        body = await self._from_node(request, StopRequest)
+        try:
+            waits_for = await self._turns.ask(body.node_id, body.for_s, anyway=body.anyway)
+        except NotLeader as exc:
+            # A Service leads to any coordinator, and keeps to the one that it chose: the caller needs the address.
+            if not exc.details.get("leader"):
+                raise
+            return answer(request, StopReply([], str(exc.details["leader"])))
+        return answer(request, StopReply(waits_for))
 
     async def _register(self, request: web.BaseRequest) -> web.Response:
         body = await self._from_node(request, RegisterRequest)

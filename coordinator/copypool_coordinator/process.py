@@ -245,7 +245,10 @@ class Coordinator:
         insight = InsightApi(catalog, auth, prover, inspector, events, body_bytes=limits.rpc_body_bytes)
         driller = Driller(catalog, locator, reading, duties.sample, duties.overview, heartbeats, events)
         drills = DrillApi(catalog, auth, driller, body_bytes=limits.rpc_body_bytes)
-        nodes = NodeApi(catalog, auth, mint, heartbeats, self._metrics, reports, body_bytes=limits.node_body_bytes)
+        turns = catalog.turns(policy, lambda: duties.leader.guard)
+        nodes = NodeApi(
+            catalog, auth, mint, heartbeats, self._metrics, reports, turns, body_bytes=limits.node_body_bytes
+        )
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
         self._catalog, self._lookups, self._link, self._duties = catalog, lookups, link, duties

@@ -65,6 +65,8 @@ class NodeRow(Row):
     away_since_ms: int = 0  #: 0: not away; written by the HealthController, kept over leader changes
     maintenance_until_ms: int = 0
     maintenance_told_ms: int = 0  #: the `maintenance_until_ms` whose passing is in the event log
+    stopping_epoch: int = 0  #: epoch of the session in which the node said that it stops; registration sets it to 0
+    stopping_until_ms: int = 0  #: with it: when the node is expected back at the latest
 
 
 class SessionRow(Row):

@@ -23,6 +23,7 @@ from copypool_coordinator.etcd import Compare, KeyValue, create_equals, get, mod
 from copypool_coordinator.ids import take_ids
 from copypool_coordinator.pools import ensure_pool
 from copypool_coordinator.rows import FORMAT, CoordinatorRow, NodeRow, SessionRow, VolumeRow
+from copypool_coordinator.stopping import returned
 
 log = logging.getLogger(__name__)
 
@@ -212,9 +213,8 @@ class Sessions:
 def _described(kv: KeyValue, request: RegisterRequest) -> NodeRow | None:
     """The node's row with what the process says of itself; None when that is what it says already."""
     row = rows.decode(kv.value, NodeRow)
-    if (row.url, row.zone, row.host) == (request.url, request.zone, request.host):
-        return None
-    return replace(row, url=request.url, zone=request.zone, host=request.host)
+    described = replace(returned(row), url=request.url, zone=request.zone, host=request.host)
+    return None if described == row else described
 
 
 def _is_repeat(row: VolumeRow, request: MountRequest) -> bool:

@@ -39,10 +39,16 @@ class Identity(msgspec.Struct):
 
 def has_joined(state_dir: str, disk: Disk) -> bool:
     """Whether the node of this state folder is known to its cluster. Blocking; changes nothing."""
+    return joined_identity(state_dir, disk) is not None
+
+
+def joined_identity(state_dir: str, disk: Disk) -> Identity | None:
+    """The identity of a node that has joined; None while it has not. Blocking; changes nothing."""
     try:
-        return _decoded(os.path.join(state_dir, "identity"), disk).joined
+        identity = _decoded(os.path.join(state_dir, "identity"), disk)
     except Missing:
-        return False
+        return None
+    return identity if identity.joined else None
 
 
 def _decoded(path: str, disk: Disk) -> Identity:

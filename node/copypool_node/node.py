@@ -279,6 +279,14 @@ class Node:
         """Registered, and every volume that could be opened takes writes or is known to be unable to."""
         return self.session.alive and any(volume.ready_epoch == self.session.epoch for volume in self.volumes)
 
+    @property
+    def serves(self) -> bool:
+        """Whether capabilities are honoured: a volume is mounted whose claim this process has made.
+
+        It stays so while etcd and the coordinators are away, since reads need neither.
+        """
+        return any(volume.id >= 0 for volume in self.volumes)
+
     # -- parts --------------------------------------------------------------------------------
     def volume_by_id(self, volume_id: int) -> MountedVolume | None:
         """The volume with this number of the catalog's, once it is mounted here."""

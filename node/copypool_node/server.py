@@ -175,6 +175,10 @@ class NodeServer:
     async def _about(self, path: str) -> web.Response:
         if path == "/livez":
             return web.Response(text="ok\n")
+        if path == "/readyz/reads":
+            if not self._node.serves:
+                raise Unavailable("no volume is mounted yet: capabilities cannot be honoured")
+            return web.Response(text="ok\n")
         if path == "/readyz":
             if not self._node.ready:
                 raise Unavailable("no volume takes writes yet: the node is not registered, or its volumes are not up")
@@ -198,4 +202,4 @@ def _route(method: str, path: str) -> str:
 _KINDS = frozenset({"files", "segments", "batch", "parts", "complete", "record"})
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
 _VERBS = frozenset({"pull", "verify", "drop", "seal", "read-many", "configuration", "raw", "append"})
-_PAGES = frozenset({"/livez", "/readyz", "/metrics"})
+_PAGES = frozenset({"/livez", "/readyz", "/readyz/reads", "/metrics"})

@@ -57,6 +57,19 @@ class RegisterRequest(Internal):
     software: str
 
 
+class StopRequest(Internal):
+    """POST /n/stop: the node is about to be stopped in order; is it its turn? The leader alone knows."""
+
+    node_id: int
+    for_s: int  #: it is back after this time at the latest
+    anyway: bool  #: announce it even if it is not its turn
+
+
+class StopReply(Internal):
+    waits_for: list[str]  #: nodes that have to be back first, and nothing was announced; empty: it is announced
+    leader: str = ""  #: nothing was decided: ask the coordinator with this base URL
+
+
 class Peer(Internal):
     node_id: int
     name: str

@@ -10,7 +10,7 @@ Node, for clients            PUT, DELETE /v1/files/<namespace id>/<path>      ca
                              POST /v1/batch/<namespace id>                    capability `w`; batch framing
                              GET, HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>   capability `r`, Range
                              GET /v1/record/<extent>/<offset>?v=<version>     capability `r` with header_bytes
-                             GET /livez /readyz /metrics
+                             GET /livez /readyz /readyz/reads /metrics
 Node, for coordinators       POST /i/<verb>                       structs of `internal`
 Node, for nodes              GET /i/raw/<extent>?from=&to=        capability `p`: raw bytes of the extent file
 
