@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -65,6 +66,11 @@ def copypool(cluster: PlayedCluster, *arguments: str) -> subprocess.CompletedPro
 def done(result: subprocess.CompletedProcess[str]) -> str:
     assert result.returncode == 0, result.stderr or result.stdout
     return result.stdout
+
+
+def nodes_of(cluster: PlayedCluster) -> list[Json]:
+    listed: list[Json] = json.loads(done(copypool(cluster, "nodes", "--json")))["items"]
+    return listed
 
 
 def store(cluster: PlayedCluster, path: str, content: str) -> None:
@@ -132,6 +138,7 @@ def test_every_server_lives_while_etcd_is_away(cluster: PlayedCluster) -> None:
         lambda: not any(cluster.probe(name) for name in coordinators(cluster)), "coordinators notice that etcd is away"
     )
     assert all(cluster.probe(name, "livenessProbe") for name in servers)
+    assert all(cluster.probe(name) for name in NODES), "what serves reads stays ready"
     result = copypool(cluster, "status")
     assert (result.returncode, "catalog" in result.stdout) == (3, True), result.stdout
     for member in members:
@@ -145,14 +152,35 @@ def upgraded(before: Rendered, values: Json) -> list[Json]:
     return [*after, *before.of("Secret").values()]
 
 
-def test_every_pod_is_replaced_without_a_failed_read(cluster: PlayedCluster, rendered: Rendered) -> None:
-    """What a rolling update does: one pod after the other, in order, each as a new container on its old claims."""
-    store(cluster, "rolled", "still here " * 1000)
+def test_groups_that_are_updated_side_by_side_fail_no_read(cluster: PlayedCluster, rendered: Rendered) -> None:
+    """StatefulSets roll each for itself. Without turns a file's primary and its copy would be away together."""
+    contents = {f"rolled/{number}": f"{number} " * 5000 for number in range(6)}
+    for path, content in contents.items():
+        store(cluster, path, content)
     done(copypool(cluster, "wait", "--copied", "--timeout", "30"))
-    values = {**VALUES, "node": {**VALUES["node"], "settings": {"log_level": "debug", "limits": {"heartbeat_s": 1}}}}
-    names = set(cluster.pods)
-    replaced = set()
-    for name in cluster.roll(upgraded(rendered, values)):
-        replaced.add(name)
-        assert fetch(cluster, "rolled") == "still here " * 1000, name
-    assert replaced == names
+    cluster.adopt(upgraded(rendered, {**VALUES, "commonLabels": {"version": "next"}}))
+
+    def roll(group: list[str]) -> None:
+        for name in reversed(group):
+            cluster.replace(name)
+
+    with ThreadPoolExecutor(2) as threads:
+        rolls = [threads.submit(roll, group) for group in (PRIMARIES, COPIES)]
+        reads = 0
+        while not all(each.done() for each in rolls):
+            assert fetch(cluster, *contents) == "".join(contents.values())
+            reads += 1
+        for each in rolls:
+            each.result()
+    assert reads > 2
+    maintained = [node["maintenance_until_unix_s"] for node in nodes_of(cluster)]
+    assert maintained == [None] * len(NODES), "each return ended what the stop had announced"
+
+
+def test_every_other_pod_is_replaced_without_a_failed_read(cluster: PlayedCluster, rendered: Rendered) -> None:
+    """What a rolling update does to etcd and the coordinators: one after the other, on its old claim."""
+    store(cluster, "replaced", "still here " * 1000)
+    others = set(cluster.pods) - set(NODES)
+    objects = upgraded(rendered, {**VALUES, "commonLabels": {"version": "after that"}})
+    for name in cluster.roll(objects, others):
+        assert fetch(cluster, "replaced") == "still here " * 1000, name

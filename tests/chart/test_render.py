@@ -189,6 +189,7 @@ def test_settings_reach_the_programs() -> None:
     [
         ({"coordinator": {"settings": {"listen_port": 1}}}, "coordinator.settings.listen_port is set by the chart"),
         ({"node": {"settings": {"zone": "x"}}}, "node.settings.zone is set by the chart"),
+        ({"node": {"terminationGracePeriodSeconds": 60}}, "30 more than node.stopWaitSeconds"),
         ({"tls": {"mode": "certManager"}}, "tls.certManager.issuer.name"),
         ({"tls": {"mode": "secrets"}}, "tls.secrets"),
         ({"etcd": {"enabled": False}}, "etcd.external.endpoints"),

@@ -41,7 +41,7 @@ VARIANTS: dict[str, Json] = {
         "node": {**POD_OPTIONS, "settings": {"log_level": "debug", "limits": {"heartbeat_s": 1.5}}, "port": 7401},
         "etcd": {**POD_OPTIONS, "quotaBytes": 2147483648, "plannedMillionFiles": 0.5},
     },
-    "node life": {"node": {"maintenanceSeconds": 0, "terminationGracePeriodSeconds": 120}},
+    "node life": {"node": {"maintenanceSeconds": 0, "stopWaitSeconds": 60, "terminationGracePeriodSeconds": 120}},
     "images": {
         part: {
             "image": {

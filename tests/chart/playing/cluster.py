@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from chart.fakeapi.kinds import Json
@@ -43,24 +43,29 @@ class PlayedCluster:
     # -- what controllers do ------------------------------------------------------------------
     def apply(self, objects: Sequence[Json]) -> None:
         """Start the pods that are not there yet, all at once."""
-        self._read(objects)
+        self.adopt(objects)
         for name in self.pods:
             if engine.run("container", "inspect", self._container(name)).returncode:
                 self._start(self.pods[name])
 
-    def roll(self, objects: Sequence[Json]) -> Iterator[str]:
-        """Replace pods one by one, the last of each controller first, each once the one before is ready.
+    def roll(self, objects: Sequence[Json], names: Collection[str]) -> Iterator[str]:
+        """Replace these pods one by one, the last of each controller first, each once the one before is ready.
 
         Yields the name of each pod once its successor is ready.
         """
-        self._read(objects)
-        for name in sorted(self.pods, reverse=True):
-            self.stop(name)
-            self._start(self.pods[name])
-            self.wait_ready([name])
+        self.adopt(objects)
+        for name in sorted(names, reverse=True):
+            self.replace(name)
             yield name
 
-    def _read(self, objects: Sequence[Json]) -> None:
+    def replace(self, name: str) -> None:
+        """End a pod in order, start its successor on the same claims, and return once that is ready."""
+        self.stop(name)
+        self._start(self.pods[name])
+        self.wait_ready([name])
+
+    def adopt(self, objects: Sequence[Json]) -> None:
+        """What pods are made from, from now on."""
         manifests = Manifests(objects, self._namespace, self._machines)
         for name, *_ in manifests.identities():
             self._addresses.setdefault(name, f"{self._address_prefix}{_FIRST_ADDRESS + len(self._addresses)}")
