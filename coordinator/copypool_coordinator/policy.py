@@ -312,6 +312,21 @@ def _lost_since_ms(view: ClusterView, node: NodeRow) -> int:
     return max(1, view.sessions[node.id].row.since_ms)
 
 
+def _is_missed(view: ClusterView, node: NodeRow) -> bool:
+    """Whether something would be rebuilt for this node: one that was given up, emptied or taken out is not missed."""
+    for volume in view.volumes_by_node.get(node.id, ()):
+        row = view.volumes_by_id[volume].row
+        if row.access == "destroyed":
+            continue
+        if not row.intent or any(
+            each.volume == volume and each.state != "dropping"
+            for extent in view.extents_by_volume.get(volume, ())
+            for each in view.extents[extent].row.locations
+        ):
+            return True
+    return False
+
+
 def brake_released_ms(view: ClusterView) -> int:
     """When an operator released the brake last; 0: never."""
     return 0 if view.cluster is None else view.cluster.row.brake_released_ms
@@ -321,7 +336,8 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
     """Why re-replication is held, as a sentence; "" when it is not (A12).
 
     Held while more than max(1, a third) of all nodes are away that went within one session lifetime: that is an
-    outage, and copying everything would make it worse. Announced maintenance is no outage. Also held for one grace
+    outage, and copying everything would make it worse. Announced maintenance is no outage, nor is the end of a node
+    that was emptied or given up. Also held for one grace
     time after this leader was cut from etcd, for nodes that were lost around then. `released_ms` is an operator's
     word: absences before it are believed.
     """
@@ -330,7 +346,7 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
         for node in view.nodes.values()
         for since in (_lost_since_ms(view, node.row),)
         if since and node.row.maintenance_until_ms <= since
-        if since > released_ms
+        if since > released_ms and _is_missed(view, node.row)
     )
     limit = max(1.0, len(view.nodes) / 3)
     first = 0

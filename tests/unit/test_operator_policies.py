@@ -176,6 +176,19 @@ def test_announced_maintenance_pulls_no_brake() -> None:
     assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) != ""
 
 
+def test_nodes_that_were_emptied_or_given_up_pull_no_brake() -> None:
+    cluster = ToyCluster()
+    for node in (1, 2):
+        cluster.down(node)
+    cluster.settle()
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) != ""
+    cluster.set_intent(2, "drain")
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "nothing is on it"
+    cluster.set_intent(2, "")
+    cluster.set_access(1, "destroyed")
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "it is rebuilt in any case"
+
+
 # -- budgets -------------------------------------------------------------------------------------
 @given(budget=st.integers(65_536, 10**9), nodes=st.integers(1, 9), down=st.integers(0, 8))
 def test_the_shares_of_a_budget_are_never_more_than_the_budget(budget: int, nodes: int, down: int) -> None:
