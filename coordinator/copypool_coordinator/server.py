@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
-from copypool.serving.connections import BoundedServer, check_peer
+from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
 from copypool.telemetry import tracing
 from copypool_coordinator.exchange import refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
@@ -33,7 +32,6 @@ logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 NODE_PREFIX = "/n/"  #: what nodes call
-_BACKLOG = 1024
 _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _KEEPALIVE_S = 75.0
 #: How long the rest of a refused body is read, so that the client sees the answer.
@@ -170,7 +168,7 @@ class Listener:
             async with asyncio.timeout(grace_s):
                 await front.drained()
         await self._server.shutdown(1.0)
-        await self._site.wait_closed()
+        await port_closed(self._site)
 
 
 async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None, connections_max: int) -> Listener:
@@ -184,9 +182,5 @@ async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None,
         max_line_size=HEADERS_MAX_BYTES,
         max_field_size=HEADERS_MAX_BYTES,
     )
-    loop = asyncio.get_running_loop()
-    site = await loop.create_server(server, host, port, ssl=tls, backlog=_BACKLOG, reuse_address=True)
-    for opened in site.sockets:
-        if opened.family in (socket.AF_INET, socket.AF_INET6):
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    site = await open_port(server, host, port, tls)
     return Listener(server, site, int(site.sockets[0].getsockname()[1]))

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
 from copypool.protocol.routes import TRACE
-from copypool.serving.connections import BoundedServer, check_peer
+from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
 from copypool.telemetry import certificates, process, tracing
 from copypool.telemetry.metrics import TEXT_FORMAT, render
 from copypool_node import gauges
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 #: aiohttp tells every client that hangs up or sends no HTTP with a stack trace; what goes wrong here, `handle` tells.
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
-BACKLOG = 1024
 READ_BUFFER_BYTES = 512 * 1024  #: of one connection; a client that sends faster is held back
 KEEPALIVE_S = 75.0
+SHUTDOWN_S = 2.0  #: requests under way get this long when the listener is closed
 LINGER_S = 2.0  #: a refused body is read and thrown away this long, so that the client sees the answer
 
 
@@ -57,7 +57,7 @@ class NodeServer:
         self._lag = process.LoopLag()
         self._log_records = log_records or {}
         self._peers_certified = node.config.tls is not None and node.config.tls.require_client_cert
-        self._runner: web.ServerRunner | None = None
+        self._site: asyncio.Server | None = None
         self._listening: BoundedServer | None = None
         self.port = 0
 
@@ -75,24 +75,20 @@ class NodeServer:
             lingering_time=LINGER_S,
             max_field_size=16 * 1024,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=2.0)
-        await self._runner.setup()
-        site = web.TCPSite(
-            self._runner,
-            config.listen_host,
-            config.listen_port,
-            ssl_context=self._node.tls.server if self._node.tls is not None else None,
-            backlog=BACKLOG,
-        )
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        tls = self._node.tls.server if self._node.tls is not None else None
+        self._site = await open_port(server, config.listen_host, config.listen_port, tls)
+        self.port = int(self._site.sockets[0].getsockname()[1])
         log.info("listening on %s port %d", config.listen_host, self.port)
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
         self._lag.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._site is None or self._listening is None:
+            return
+        self._site.close()
+        self._listening.pre_shutdown()
+        await self._listening.shutdown(SHUTDOWN_S)
+        await port_closed(self._site)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, to its answer."""

@@ -17,6 +17,7 @@ import pytest
 from copypool.cancellation import TaskGroup
 from copypool.protocol import internal
 from copypool.protocol.routes import MSGPACK
+from copypool.serving import connections
 from copypool.serving.encryption import TlsSection
 from copypool.tls import Chain, TlsError, TlsFiles
 from copypool.transport import LinkFailed, Transport
@@ -163,6 +164,22 @@ async def test_a_node_shows_a_renewed_certificate_and_fails_no_request_over_it(
             lambda: serial_of(node.url, client),
             ask,
         )
+
+
+async def test_who_never_shakes_hands_does_not_keep_a_place(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.2)
+    client = await asyncio.to_thread(Chain, TlsFiles(str(authority.certificate)))
+    certificate = authority.issue("n1")
+    async with running() as fake, running_node(tmp_path, fake, tls=section(certificate)) as node:
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.server.port)
+        try:
+            async with asyncio.timeout(20):
+                assert await reader.read() == b"", "closed, without a word"
+        finally:
+            writer.close()
+        assert await status_of(f"{node.url}/livez", client) == 200
 
 
 # -- the coordinator's listener --------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ answered like every other one: with a code, as JSON.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import ssl
 from typing import Any
 
 import msgspec
@@ -16,6 +19,10 @@ from aiohttp.http_exceptions import LineTooLong
 
 from copypool.protocol.errors import Forbidden, Invalid, TooLarge, to_body
 from copypool.protocol.routes import HEADERS_MAX_BYTES
+
+HANDSHAKE_S = 5.0
+_BACKLOG = 1024
+_CLOSING_S = 1.0
 
 
 class _Connection(web.RequestHandler):
@@ -65,6 +72,33 @@ class BoundedServer(web.Server):
         """aiohttp: the connection is gone."""
         super().connection_lost(handler, exc)
         self.open_connections -= 1
+
+
+async def open_port(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:
+    """Listen and serve `server` there, over TLS if there is a context; 0 is any free port.
+
+    Connections count for the bound once they have shaken hands; until then they have `HANDSHAKE_S`.
+    """
+    site = await asyncio.get_running_loop().create_server(
+        server,
+        host,
+        port,
+        ssl=tls,
+        ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
+        backlog=_BACKLOG,
+        reuse_address=True,
+    )
+    for opened in site.sockets:
+        if opened.family in (socket.AF_INET, socket.AF_INET6):
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return site
+
+
+async def port_closed(site: asyncio.Server) -> None:
+    """Return once a port that was told to close has; who is shaking hands just then is not waited for."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSING_S):
+            await site.wait_closed()
 
 
 def check_peer(request: web.BaseRequest) -> None:
