@@ -12,6 +12,9 @@ from copypool.protocol.protection import NamespaceProtection, PoolProtection, Sc
 from copypool.telemetry.metrics import Family, Page, by_label, one
 from copypool_coordinator.etcd_size import EtcdSize
 
+#: A page tells of the namespaces that wait longest for their copies; a Prometheus must not grow with tenants.
+NAMESPACES_MAX = 256
+
 
 def _gauge(name: str, text: str, *labels: str) -> Family:
     return Family(f"copypool_{name}", "gauge", text, labels)
@@ -103,9 +106,9 @@ def page(status: StatusReply, namespace_ids: Mapping[str, int]) -> Page:
     yield _NODES, [((state,), sum(node.state == state for node in status.nodes)) for state in ("up", "silent", "away")]
     for of_pool, value_of_pool in _OF_POOLS:
         yield of_pool, [((pool.pool,), float(value_of_pool(pool))) for pool in status.pools]
-    spaces = [
-        (str(namespace_ids[each.namespace]), each) for each in status.namespaces if each.namespace in namespace_ids
-    ]
+    longest = sorted(status.namespaces, key=lambda each: each.debt_oldest_s, reverse=True)
+    known = [each for each in longest if each.namespace in namespace_ids][:NAMESPACES_MAX]
+    spaces = [(str(namespace_ids[each.namespace]), each) for each in known]
     for of_space, value_of_space in _OF_NAMESPACES:
         yield of_space, [((number,), float(value_of_space(space))) for number, space in spaces]
     for of_scrub, value_of_scrub in _OF_SCRUB:

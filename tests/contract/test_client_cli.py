@@ -207,7 +207,9 @@ async def test_errors_are_told_by_code_and_exit_code(cluster: FakeCluster, shell
     for coordinator in cluster.coordinators:
         coordinator.error = CatalogDown("etcd does not answer")
     down = await shell("stat", "--json", "default/f")
-    assert (down.code, down.error) == (
+    error = down.error
+    assert len(error.pop("trace_id")) == 32
+    assert (down.code, error) == (
         7,
         {"code": "catalog_down", "message": "etcd does not answer", "retryable": True},
     )

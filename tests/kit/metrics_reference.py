@@ -24,7 +24,7 @@ _NOTE = {
         "`copypool_coordinator_*` is about one process. `copypool_*` is about the cluster and the same on every "
         "coordinator, so take `max` over them; it is left out while it cannot be told within 2 s, and at most 5 s old. "
         "Labels are bounded: routes, error codes, pools, numbers of namespaces (see `copypool namespace list`; "
-        "/metrics asks for no token)."
+        "/metrics asks for no token): of those, at most 256, which wait longest for their copies."
     ),
 }
 FAMILIES: dict[str, Sequence[Family]] = {"node": of_node.FAMILIES, "coordinator": of_coordinator.FAMILIES}

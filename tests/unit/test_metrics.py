@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import time
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from copypool.protocol.api import StatusReply
+from copypool.protocol.protection import NamespaceProtection
+from copypool.telemetry import certificates
 from copypool.telemetry.metrics import Family, Histogram, Requests, by_label, one, render, unit_of
 from copypool.telemetry.process import LoopLag
+from copypool.tls import Rotated, client_context
+from copypool_coordinator import protection_metrics
 from copypool_coordinator.etcd import EndpointStatus
 from copypool_coordinator.etcd_size import EtcdSize, Growth
 from kit import metrics_page, metrics_reference
+from kit.certificates import Authority
 from kit.eventually import eventually
 
 _UNITS = ("seconds", "bytes", "ratio", "days", "records", "files", "info", "bytes_per_second")
@@ -108,3 +117,49 @@ def test_etcd_counts_by_its_largest_member_and_keeps_what_it_knew_while_nobody_a
     known = EtcdSize.of(members, EtcdSize())
     assert known == EtcdSize(members=3, members_up=2, db_bytes=120, used_bytes=80, alarms=1)
     assert EtcdSize.of([EndpointStatus("a", error="x")], known) == EtcdSize(1, 0, 120, 80, 1)
+
+
+def test_certificates_tell_their_end_and_whether_renewed_files_are_in_use(tmp_path: Path) -> None:
+    certificate = Authority(tmp_path).issue("server")
+    rotated = Rotated(certificate.files, client_context)
+
+    def samples() -> dict[str, float]:
+        text = render(certificates.page({"server": rotated, "etcd": None}))
+        found = metrics_page.check(text, certificates.FAMILIES)
+        assert all(each.labels == {"use": "server"} for family in found.values() for each in family.samples)
+        return {name: family.samples[0].value for name, family in found.items()}
+
+    assert rotated.leaf is not None
+    first = {
+        "copypool_certificate_expires_time_seconds": rotated.leaf.not_after_unix_s,
+        "copypool_certificate_loads_total": 1,
+        "copypool_certificate_files_refused": 0,
+    }
+    assert samples() == first
+    certificate.certificate.write_text("no certificate")
+    assert not rotated.look(time.time())
+    assert samples() == first | {"copypool_certificate_files_refused": 1}
+
+
+async def test_a_page_tells_of_the_namespaces_that_wait_longest_and_of_no_more() -> None:
+    spaces = [NamespaceProtection(f"n{number}", [], 1, 1, float(number)) for number in range(1000)]
+    status = msgspec.convert({**_STATUS, "namespaces": msgspec.to_builtins(spaces)}, StatusReply)
+    text = render(protection_metrics.page(status, {f"n{number}": number for number in range(1000)}))
+    page = metrics_page.check(text, protection_metrics.FAMILIES, partly=True)
+    told = {int(each.labels["namespace_id"]) for each in page["copypool_namespace_debt_oldest_seconds"].samples}
+    assert told == set(range(1000 - protection_metrics.NAMESPACES_MAX, 1000))
+
+
+_STATUS = {
+    "healthy": False,
+    "reasons": [],
+    "nodes": [],
+    **dict.fromkeys(("leader", "coordinator", "brake"), ""),
+    **dict.fromkeys(
+        (
+            *("files", "bytes", "as_of_unix_s", "debt_bytes", "debt_extents", "debt_oldest_s", "damaged_locations"),
+            *("under_protected_extents", "unverified_bytes", "unavailable_files", "lost_files", "catalog_bytes"),
+        ),
+        0,
+    ),
+}

@@ -97,9 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
+    trace = tracing.Trace()
     try:
         # As other tools do it: who calls us within a trace says so in the environment.
-        with tracing.continuing(os.environ.get("TRACEPARENT", "")):
+        with tracing.continuing(os.environ.get("TRACEPARENT", "")) as trace:
             code = cli.main(given, prog_name="copypool", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as exc:
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CopypoolError as exc:
         code = exc.exit_code
         if as_json:
-            _show_error(exc.code, exc.message, exc.retryable)
+            _show_error(exc.code, exc.message, exc.retryable, trace.trace_id)
         else:
             click.echo(f"copypool: {exc.message}", err=True)
     except KeyboardInterrupt:
@@ -135,8 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _show_error(code: str, message: str, retryable: bool) -> None:
-    click.echo(json.dumps({"code": code, "message": message, "retryable": retryable}, ensure_ascii=False), err=True)
+def _show_error(code: str, message: str, retryable: bool, trace_id: str = "") -> None:
+    """`trace_id` is what the servers' logs know the command by; "" where nothing was sent."""
+    fields = {"code": code, "message": message, "retryable": retryable}
+    if trace_id:
+        fields["trace_id"] = trace_id
+    click.echo(json.dumps(fields, ensure_ascii=False), err=True)
 
 
 if __name__ == "__main__":
