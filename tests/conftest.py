@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 _PACKAGES = ["copypool", "copypool_node", "copypool_coordinator"]
 #: A blocking library on purpose: `copypool dev` runs processes, and serves nobody meanwhile.
@@ -22,6 +23,10 @@ _BLOCKING_BY_DESIGN = ["copypool.dev"]
 #: They live as long as the process: gRPC's poller (see the etcd door) and default executors, which end with their loop.
 _THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
 _SETTLE_S = 5.0
+
+# How fast examples are made says something about the machine's load, nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +34,7 @@ QUICK = Load(
     seed=7,
     clients=8,
     operations_max=1500,
-    duration_max_s=20.0,
+    duration_max_s=60.0,
     operation_max_s=10.0,
     folders=2,
     folder_files=6,
@@ -163,7 +163,9 @@ async def judged(store: Store, load: Load = QUICK) -> tuple[Verdict, History]:
 # -- honest stores -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("trouble", [0.0, 0.1, 0.5])
 async def test_an_honest_store_passes(trouble: float, tmp_path: Path) -> None:
-    verdict, history = await judged(ModelStore(1, trouble=trouble))
+    # A client that gives up after a millisecond may do so on a busy machine although the wire loses nothing.
+    load = QUICK if trouble else replace(QUICK, impatient_share=0.0)
+    verdict, history = await judged(ModelStore(1, trouble=trouble), load)
     assert verdict.ok, str(verdict)
     operations = history.operations()
     assert QUICK.operations_max <= len(operations) <= QUICK.operations_max + 8 * QUICK.clients + 13
