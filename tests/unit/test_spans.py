@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -106,3 +107,15 @@ def test_calls_of_the_sdk_are_part_of_the_programs_own_span() -> None:
     finally:
         tracing.set_sink(None)
         provider.shutdown()
+
+
+@pytest.mark.parametrize(
+    "missing", ["opentelemetry", "opentelemetry.exporter", "opentelemetry.exporter.otlp.proto.http"]
+)
+def test_an_export_without_the_extra_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    assert spans.trouble("otlp") == ""
+    for name in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert "copypool[otel]" in spans.trouble("otlp")
+    assert spans.trouble("off") == ""

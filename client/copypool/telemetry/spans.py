@@ -31,7 +31,7 @@ _CHOOSING_BITS = 56  #: the low ones of a trace id: W3C Trace Context wants thos
 
 def trouble(export: TraceExport) -> str:
     """Why spans cannot be exported as the setting says; "": they can."""
-    if export == "off" or importlib.util.find_spec("opentelemetry.exporter") is not None:
+    if export == "off" or _is_installed():
         return ""
     return 'trace_export = "otlp" needs OpenTelemetry: pip install "copypool[otel]"'
 
@@ -107,6 +107,13 @@ def is_failure(code: str) -> bool:
         return False
     error = BY_CODE.get(code)
     return error is None or error.http_status >= 500
+
+
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter") is not None
+    except ModuleNotFoundError:  # of one of the packages around it
+        return False
 
 
 def _to_collector() -> SpanProcessor:
