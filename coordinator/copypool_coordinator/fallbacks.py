@@ -122,7 +122,7 @@ class Fallbacks:
                     fault.node_id,
                     fault.extent,
                     error.message,
-                    extra={"extent": fault.extent},
+                    extra={"extent": fault.extent, "node": fault.node_id},
                 )
                 continue
             self._ordered[key] = now_s

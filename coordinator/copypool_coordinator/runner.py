@@ -241,15 +241,17 @@ class Runner:
         return started
 
     async def _perform(self, action: Action) -> None:
-        outcome = "done"
+        outcome, extents = "done", _extent_of(action)
+        about = {"extent": extents[0]} if extents else {}
         try:
-            with tracing.operation(type(action).__name__):
+            with tracing.operation(type(action).__name__, **about) as trace:
                 await self._performer.perform(action)
         except CopypoolError as error:
             outcome = error.code
             self._rest(action.key)
             self._failure = error.message[:200]
-            log.info("%s did not work: %s", action, error.message)
+            with tracing.within(trace):
+                log.info("%s did not work: %s", action, error.message, extra=about)
         else:
             self._rests.pop(action.key, None)
         finally:
@@ -258,7 +260,7 @@ class Runner:
             self._lanes[action.lane] -= 1
             if not self._lanes[action.lane]:
                 del self._lanes[action.lane]
-            self._index.again(_extent_of(action))
+            self._index.again(extents)
 
     def _rest(self, key: ActionKey) -> None:
         failures = self._rests.get(key, (0.0, 0))[1] + 1

@@ -145,7 +145,7 @@ class Reading:
                     row.record.extent,
                     place.node,
                     error.message,
-                    extra={"extent": row.record.extent},
+                    extra={"extent": row.record.extent, "node": place.node},
                 )
         return None
 

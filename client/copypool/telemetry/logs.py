@@ -19,8 +19,8 @@ from copypool.telemetry import tracing
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-#: Fields that a record may have besides; see the module.
-FIELDS = ("extent", "volume")
+#: Fields that a record may have besides; see the module. `node`: whom a coordinator writes about.
+FIELDS = ("extent", "volume", "node")
 
 
 class LevelCounts(logging.Handler):

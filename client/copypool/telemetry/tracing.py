@@ -152,7 +152,7 @@ def within(trace: Trace | None) -> Iterator[None]:
 
 
 @contextmanager
-def operation(name: str, traceparent: str = "", **attributes: str | int) -> Iterator[Trace]:
+def operation(name: str, traceparent: str = "", /, **attributes: str | int) -> Iterator[Trace]:
     """One piece of work of this process, with what it does inside.
 
     It is part of the trace of `traceparent`, else of the current one, else the root of a new one.
