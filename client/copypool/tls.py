@@ -86,7 +86,9 @@ class Leaf:
 
 def read_leaf(path: str) -> Leaf:
     """The first certificate of a PEM file. Blocking. `TlsError` when there is none."""
-    from cryptography import x509  # only where there is TLS
+    # Imported only where there is TLS.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     found = _PEM_CERTIFICATE.search(_read(path))
@@ -102,7 +104,7 @@ def read_leaf(path: str) -> Leaf:
             may_be_client=not usages or ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string in usages,
             may_be_server=not usages or ExtendedKeyUsageOID.SERVER_AUTH.dotted_string in usages,
         )
-    except ValueError as exc:
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
         raise TlsError(f"{path} holds a certificate that cannot be read: {exc}") from exc
 
 
@@ -261,8 +263,8 @@ class Rotated(Generic[T]):
             self.failure = str(exc)
             log.error("changed TLS files cannot be used, and those of before stay in use: %s", exc)
             return False
-        # Written while they were being read: perhaps a mixture. The next look reads them again.
-        self._seen = stamp if self._stamp() == stamp else ()
+        # Of before the reading: files that were written meanwhile, perhaps a mixture, are read again by the next look.
+        self._seen = stamp
         self.value, self.leaf = value, leaf
         self.loads += 1
         self.failure = ""
@@ -324,4 +326,7 @@ class Chain:
             log.error("%s: %s; it is shown nevertheless, until the file is renewed", what, trouble)
         while True:
             await asyncio.sleep(every_s)
-            await asyncio.to_thread(self.look, time.time())
+            try:
+                await asyncio.to_thread(self.look, time.time())
+            except Exception:
+                log.exception("a look at the TLS files failed by a bug; those of before stay in use")

@@ -16,6 +16,7 @@ from copypool.serving.settings import ConfigError, names_of
 from copypool.toml_text import to_toml
 from copypool_coordinator import config as coordinator_config
 from copypool_node import config as node_config
+from copypool_node.__main__ import find_troubles as find_troubles_of_node
 from kit.certificates import Authority
 
 NODE: dict[str, Any] = {
@@ -183,21 +184,10 @@ class Files:
             self.raw |= {"master_secret_file": str(folder / "m"), "admin_token_file": str(folder / "a")}
 
     def check(self, *flags: str) -> list[str]:
-        """What `--check-config` prints; it ends with 2 whenever it prints something."""
-        module = "copypool_node" if self.server is node_config else "copypool_coordinator"
-        file = self.folder / "config.toml"
-        file.write_text(to_toml(self.raw))
-        more = [part for flag in flags for part in ("--set", flag)]
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--config", str(file), "--check-config", *more],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={},
-        )
-        assert done.returncode == (2 if done.stderr else 0), done.stderr
-        return done.stderr.splitlines()
+        """What `--check-config` would print."""
+        config = self.server.parse(self.raw, {}, flags)
+        find = find_troubles_of_node if self.server is node_config else coordinator_config.find_troubles
+        return find(config)
 
 
 @pytest.mark.parametrize("server", [node_config, coordinator_config], ids=["node", "coordinator"])
@@ -207,6 +197,19 @@ def test_check_config_reads_secrets_and_certificates(server: Server, tmp_path: P
     assert files.check("tls.require_client_cert=true") == []
     assert "others look for n.example" in files.check("advertise_url=https://n.example:1")[0]
     assert "others look for all.internal" in files.check("tls.server_name=all.internal")[0]
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(files.raw))
+    module = "copypool_node" if server is node_config else "copypool_coordinator"
+    for flag, code, says in (("zone=z1", 0, ""), ("tls.ca_file=/none", 2, "cannot read /none")):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--config", str(file), "--check-config", "--set", flag],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={},
+        )
+        assert (done.returncode, done.stdout, says in done.stderr) == (code, "", True)
 
     (tmp_path / "j").chmod(0o644)
     files.authority.issue("server", ends_in=timedelta(hours=-1))

@@ -280,8 +280,12 @@ class Etcd:
         refused: list[str] = []
         while True:
             await asyncio.sleep(self._settings.reload_s)
-            await asyncio.to_thread(tls.look, time.time())
-            before, refused = refused, await self._members.renew(tls.value)
+            try:
+                await asyncio.to_thread(tls.look, time.time())
+                before, refused = refused, await self._members.renew(tls.value)
+            except Exception:
+                log.exception("new channels to etcd failed by a bug; those of before stay in use")
+                continue
             if refused and refused != before:
                 log.error("etcd %s takes only the TLS files of before; those stay in use", ", ".join(refused))
 
