@@ -22,11 +22,13 @@ of them either applied or not. A stall is the longest time that one client waite
 that took. The time to full protection contains the fault's own length."""
 
 _rows = pytest.StashKey[list[Row]]()
+_lines = pytest.StashKey[list[str]]()
 _cluster = pytest.StashKey[list[Containers]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_rows] = []
+    config.stash[_lines] = []
     config.stash[_cluster] = []
 
 
@@ -34,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def record(request: pytest.FixtureRequest) -> Callable[[Row], None]:
     """Puts a row into the table."""
     return request.config.stash[_rows].append
+
+
+@pytest.fixture
+def record_line(request: pytest.FixtureRequest) -> list[str]:
+    """Takes sentences that are printed below the table."""
+    return request.config.stash[_lines]
 
 
 @pytest.fixture
@@ -63,9 +71,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = config.stash[_rows]
-    if rows:
-        terminalreporter.write_line("")
-        terminalreporter.write(table.table(rows))
+    rows, lines = config.stash[_rows], config.stash[_lines]
+    if rows or lines:
+        terminalreporter.write("\n" + table.table(rows, lines))
     if os.environ.get("DRILLS_TABLE"):
-        table.write(TABLE, rows, ABOUT)
+        table.write(TABLE, ABOUT, rows, lines)

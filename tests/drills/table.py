@@ -53,11 +53,11 @@ class Row:
         )
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The table in Markdown."""
-    return HEAD + "".join(f"{row}\n" for row in rows)
+def table(rows: Iterable[Row], lines: Iterable[str] = ()) -> str:
+    """The table in Markdown, and sentences below it."""
+    return HEAD + "".join(f"{row}\n" for row in rows) + "".join(f"\n{line}\n" for line in lines)
 
 
-def write(path: Path, rows: Iterable[Row], about: str) -> None:
+def write(path: Path, about: str, rows: Iterable[Row], lines: Iterable[str]) -> None:
     """Replace the page that holds the table."""
-    path.write_text(f"# Availability, measured\n\n{about}\n\n{table(rows)}")
+    path.write_text(f"# Availability, measured\n\n{about}\n\n{table(rows, lines)}")

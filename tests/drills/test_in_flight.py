@@ -1,0 +1,106 @@
+"""Reads that are half-way when their node dies: every one goes on from a copy, and how long the reader waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from copypool import Client
+from copypool.protocol.digests import digest_of, format_digest
+from drills.cluster import DrillCluster
+from drills.layout import NAMESPACE
+
+FILES = 12
+SIZE_BYTES = 12 << 20
+READERS = 25  #: streams that are half-way when the node dies
+ROUNDS = 4
+PIECES_BEFORE = 2
+THINK_S = 0.4  #: of a reader after each piece, so that it is still half-way
+
+
+class Reader:
+    """One stream, and how long it waited for each piece after the node's death."""
+
+    def __init__(self, client: Client, path: str, digest: str) -> None:
+        self.half_way = asyncio.Event()
+        self.waited_s = 0.0  #: the longest time for one piece since `armed`
+        self.armed = False
+        self.ended = False
+        self._client = client
+        self._path = path
+        self._digest = digest
+
+    async def read(self) -> None:
+        """Read to the end; the bytes must be those that were stored."""
+        content = bytearray()
+        pieces = 0
+        async with await self._client.open(NAMESPACE, self._path) as stream:
+            asked_s = time.monotonic()
+            async for piece in stream:
+                if self.armed:
+                    self.waited_s = max(self.waited_s, time.monotonic() - asked_s)
+                content += piece
+                pieces += 1
+                if pieces == PIECES_BEFORE:
+                    self.half_way.set()
+                await asyncio.sleep(THINK_S)
+                asked_s = time.monotonic()
+        self.ended = True
+        assert format_digest(digest_of(bytes(content))) == self._digest
+
+
+@pytest.mark.short
+async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[str]) -> None:
+    cluster = shared_cluster
+    waits_ms: list[float] = []
+    async with cluster.client() as client:
+        await cluster.acknowledge(client, "copy", "fail")
+        paths = [f"drills/in-flight/{number}" for number in range(FILES)]
+        for number, path in enumerate(paths):
+            await client.put(NAMESPACE, path, random.Random(number).randbytes(SIZE_BYTES))
+        for _ in range(ROUNDS):
+            await cluster.green(client, "green before the node is killed")
+            waits_ms += await killed_under_readers(cluster, client, paths)
+        await cluster.green(client, "green at the end")
+    waits_ms.sort()
+    median, p99 = waits_ms[len(waits_ms) // 2], waits_ms[int(len(waits_ms) * 0.99)]
+    record_line.append(
+        f"Reads in flight when their primary node is killed: {len(waits_ms)} reads of {SIZE_BYTES >> 20} MiB, 0 failed. "
+        f"Longest wait for a piece: {median:.0f} ms in the median, {p99:.0f} ms at p99, {waits_ms[-1]:.0f} ms at most."
+    )
+
+
+async def killed_under_readers(cluster: DrillCluster, client: Client, paths: list[str]) -> list[float]:
+    """Kill the node that most of the files are read from while they are read; each reader's longest wait in ms."""
+    places: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    for path in paths:
+        stat = await client.stat(NAMESPACE, path)
+        digests[path] = stat.digest
+        primaries = [place.node for segment in stat.segments for place in segment.locations if place.state == "good"]
+        places[path] = next(node for node in primaries if cluster.layout.member(node).pool == "primary")
+    ((victim, _),) = Counter(places.values()).most_common(1)
+    there = [path for path in paths if places[path] == victim]
+    readers = [
+        Reader(client, there[number % len(there)], digests[there[number % len(there)]]) for number in range(READERS)
+    ]
+    tasks = [asyncio.create_task(reader.read()) for reader in readers]
+    try:
+        for reader in readers:
+            await asyncio.wait_for(reader.half_way.wait(), 30)
+        half_way = [reader for reader in readers if not reader.ended]
+        for reader in half_way:
+            reader.armed = True
+        await cluster.kill(victim)
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await cluster.start(victim)
+    assert half_way, "every read had ended before the node died: this drill drilled nothing"
+    return [reader.waited_s * 1000 for reader in half_way]
