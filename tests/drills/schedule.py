@@ -13,8 +13,10 @@ from drills.volumes import Deleted, Failing, Flipped, Full, ReadOnly, Stale, Wip
 
 NODES = ("node1", "node2", "node3", "node4")
 COORDINATORS = ("coordinator1", "coordinator2")
-#: A soak's process may be away for so long: some come back before their session ends, some after the grace.
-HOLD_MIN_S, HOLD_MAX_S = 0.5, 7.0
+#: How long a fault lasts: most end before a session does, some beyond session and grace.
+SHORT_S = (0.3, 3.0)
+LONG_S = (9.5, 12.0)
+LONG_SHARE = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +109,5 @@ def schedule(seed: int) -> Iterator[Planned]:
     while True:
         number += 1
         kind, _, make, destroys = source.choices(_KINDS, shares)[0]
-        yield Planned(number, kind, make(source), source.uniform(HOLD_MIN_S, HOLD_MAX_S), destroys)
+        hold_s = source.uniform(*(LONG_S if source.random() < LONG_SHARE else SHORT_S))
+        yield Planned(number, kind, make(source), hold_s, destroys)

@@ -1,5 +1,7 @@
 """`python -m drills.soak --minutes 30 --seed 1`: random faults under load, and one judgement of the whole history.
 
+It goes on beyond its minutes, up to twice as long, until there were as many faults and operations as were asked for.
+
 Exit code 0: no violation, nothing lost, green at the end. The faults come from the seed; how clients and faults meet in
 time does not, so a seed repeats the faults and not the run. The history of a run with a violation is kept.
 """
@@ -44,6 +46,9 @@ class Soak:
     """What a run was and found."""
 
     seed: int
+    seconds_min: float
+    faults_min: int = 0
+    operations_min: int = 0
     faults: list[Done] = field(default_factory=list)
     seconds: float = 0.0
     operations: list[Operation] = field(default_factory=list)
@@ -53,20 +58,32 @@ class Soak:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def fault_count(self) -> int:
+        """Faults that were injected and healed."""
+        return sum(done.planned.faults for done in self.faults)
+
+    def is_enough(self, seconds: float, operations: int) -> bool:
+        """Whether the run may end."""
+        if seconds < self.seconds_min:
+            return False
+        wanted = self.fault_count >= self.faults_min and operations >= self.operations_min
+        return wanted or seconds >= 2 * self.seconds_min
+
+    @property
     def ok(self) -> bool:
         """Whether every promise was kept."""
         judged = self.verdict is not None and self.verdict.ok
         return judged and not self.problems and not self.bytes_lost and not self.lost_files
 
 
-def load_of(seed: int, seconds: float) -> Load:
+def load_of(soak: Soak) -> Load:
     """Clients that meet on a few hundred files."""
     return Load(
-        seed=seed,
+        seed=soak.seed,
         clients=CLIENTS,
         operations_max=10_000_000,
-        duration_max_s=2 * seconds + 600,
-        prefix=f"soak/{seed}",
+        duration_max_s=2 * soak.seconds_min + 3600,
+        prefix=f"soak/{soak.seed}",
         folders=24,
         folder_files=32,
         medium_max_bytes=128 * KIB,
@@ -76,14 +93,14 @@ def load_of(seed: int, seconds: float) -> Load:
     )
 
 
-async def run(cluster: DrillCluster, soak: Soak, seconds: float) -> None:
-    """Inject faults for so long, heal, read everything, judge."""
+async def run(cluster: DrillCluster, soak: Soak) -> None:
+    """Inject faults, heal, read everything, judge."""
     async with cluster.client() as client:
         await cluster.acknowledge(client, "copy", "fail")
-        workload = Workload(client, load_of(soak.seed, seconds))
+        workload = Workload(client, load_of(soak))
         working = asyncio.create_task(workload.run())
         try:
-            await _hurt(cluster, client, workload.history, soak, seconds)
+            await _hurt(cluster, client, workload.history, soak)
             workload.stop()
             await working
         finally:
@@ -101,11 +118,11 @@ async def run(cluster: DrillCluster, soak: Soak, seconds: float) -> None:
         say(f"the history is in {await asyncio.to_thread(keep, workload.history, f'soak-{soak.seed}')}")
 
 
-async def _hurt(cluster: DrillCluster, client: Client, history: History, soak: Soak, seconds: float) -> None:
-    until_s = time.monotonic() + seconds
+async def _hurt(cluster: DrillCluster, client: Client, history: History, soak: Soak) -> None:
     began_s = time.monotonic()
     for planned in schedule(soak.seed):
-        if time.monotonic() >= until_s:
+        soak.seconds = time.monotonic() - began_s
+        if soak.is_enough(soak.seconds, len(history)):
             break
         if planned.destroys:
             await cluster.green(client, f"green before fault {planned.number}", GREEN_TIMEOUT_S)
@@ -120,7 +137,6 @@ async def _hurt(cluster: DrillCluster, client: Client, history: History, soak: S
         if planned.destroys:
             await cluster.green(client, f"green after fault {planned.number}", GREEN_TIMEOUT_S)
         await asyncio.sleep(CALM_S)
-    soak.seconds = time.monotonic() - began_s
 
 
 def say(text: str) -> None:
@@ -139,13 +155,12 @@ def report(soak: Soak) -> str:
     by_kind: dict[str, list[Done]] = defaultdict(list)
     for done in soak.faults:
         by_kind[done.planned.kind].append(done)
-    faults = sum(done.planned.faults for done in soak.faults)
     verdict = soak.verdict
     minutes = soak.seconds / 60
     bad = ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())) or "nothing"
     judged = verdict.count if verdict else "not judged"
     about = f"""\
-`make soak MINUTES={round(minutes)} SEED={soak.seed}`: {minutes:.1f} minutes, {faults} faults,
+`make soak MINUTES={round(minutes)} SEED={soak.seed}`: {minutes:.1f} minutes, {soak.fault_count} faults,
 {len(soak.operations)} operations of {CLIENTS} clients, ack rule `copy`, on copy failure `fail`.
 Violations: {judged}. Bytes lost: {soak.bytes_lost}. Files lost: {soak.lost_files}.
 Reads: {total.reads}, failed {total.reads_failed}.
@@ -187,14 +202,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m drills.soak", description="Random faults under load.")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=0, help="at least so many")
+    parser.add_argument("--operations", type=int, default=0, help="at least so many")
     parser.add_argument("--report", type=Path, help="add the report to this file")
     options = parser.parse_args()
     containers = Containers()
-    soak = Soak(options.seed)
+    soak = Soak(options.seed, options.minutes * 60, options.faults, options.operations)
     try:
         say(f"seed {options.seed}, {options.minutes} minutes")
         containers.up()
-        asyncio.run(run(DrillCluster(containers), soak, options.minutes * 60))
+        asyncio.run(run(DrillCluster(containers), soak))
     except (AssertionError, RuntimeError) as error:
         soak.problems.append(f"Ended early: {error}")
     finally:

@@ -69,7 +69,7 @@ async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[s
     waits_ms.sort()
     median, p99 = waits_ms[len(waits_ms) // 2], waits_ms[int(len(waits_ms) * 0.99)]
     record_line.append(
-        f"Reads in flight when their primary node is killed: {len(waits_ms)} reads of {SIZE_BYTES >> 20} MiB, 0 failed. "
+        f"Reads half-way when their primary node is killed: {len(waits_ms)} of {SIZE_BYTES >> 20} MiB, 0 failed. "
         f"Longest wait for a piece: {median:.0f} ms in the median, {p99:.0f} ms at p99, {waits_ms[-1]:.0f} ms at most."
     )
 
