@@ -19,6 +19,7 @@ from kit.cluster import until
 from kit.history import History
 
 STALLED_S = 12.0  #: longer than every lease, A12
+NEWER_OPERATIONS = 1200
 OLDER_S = 20.0  #: what a catalog of the past is given to do harm in
 
 DRILLS = [
@@ -43,10 +44,11 @@ async def test_a_catalog_of_the_past_deletes_nothing(shared_cluster: DrillCluste
     async with cluster.client() as client:
         await cluster.acknowledge(client, "copy", "fail")
         history = History()
-        await some_work(client, f"past-{past}", history, seed=1)
+        await some_work(client, f"past-{past}", history, 150, seed=1)
         if past == "older":
             await catalogs.keep(cluster, "older")
-        await some_work(client, f"past-{past}", history, seed=2)
+        # Far ahead: a catalog of the past that goes on counting must not overtake this one meanwhile.
+        await some_work(client, f"past-{past}", history, NEWER_OPERATIONS, seed=2)
         await cluster.green(client, "green before the catalog goes back")
     before = await cluster.do(extents, cluster)
     await catalogs.put_in_place(cluster, past, aside="newer")
@@ -75,10 +77,10 @@ async def test_a_catalog_of_the_past_deletes_nothing(shared_cluster: DrillCluste
     assert verdict.ok, f"{verdict}\n{await cluster.do(keep, history, f'past-{past}')}"
 
 
-async def some_work(client: Client, name: str, history: History, seed: int) -> None:
+async def some_work(client: Client, name: str, history: History, operations: int, seed: int) -> None:
     """Clients at work for a while; nothing runs when it returns."""
     async with at_work(client, name, seed, history=history):
-        await go_on(history, 200, "clients are at work")
+        await go_on(history, operations, "clients are at work", within_s=120)
 
 
 def extents(cluster: DrillCluster) -> dict[str, int]:
