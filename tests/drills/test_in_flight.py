@@ -7,8 +7,6 @@ import random
 import time
 from collections import Counter
 
-import pytest
-
 from copypool import Client
 from copypool.protocol.digests import digest_of, format_digest
 from drills.cluster import DrillCluster
@@ -53,7 +51,6 @@ class Reader:
         assert format_digest(digest_of(bytes(content))) == self._digest
 
 
-@pytest.mark.short
 async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[str]) -> None:
     cluster = shared_cluster
     waits_ms: list[float] = []

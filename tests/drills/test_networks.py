@@ -17,7 +17,7 @@ COORDINATORS = ("coordinator1", "coordinator2")
 ETCD = ("etcd1", "etcd2", "etcd3")
 
 DRILLS = [
-    Drill("node cut off from the coordinators", Cut(["node1"], COORDINATORS), HELD_S, short=True),
+    Drill("node cut off from the coordinators", Cut(["node1"], COORDINATORS), HELD_S),
     Drill("node hears no coordinator, one way", Cut(COORDINATORS, ["node1"], both_ways=False), HELD_S),
     Drill("coordinators hear no node, one way", Cut(["node2"], COORDINATORS, both_ways=False), HELD_S),
     Drill("primary nodes cut off from copy nodes", Cut(["node1", "node2"], ["node3"]), HELD_S),

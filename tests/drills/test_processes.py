@@ -21,7 +21,7 @@ DRILLS = [
     Drill("coordinator killed", Killed("coordinator2"), AWAY_S),
     Drill("leader killed", LeaderKilled(), AWAY_S, short=True),
     Drill("etcd member killed", Killed("etcd2"), AWAY_S),
-    Drill("etcd leader killed", EtcdLeaderKilled(), AWAY_S, short=True),
+    Drill("etcd leader killed", EtcdLeaderKilled(), AWAY_S),
     Drill("node and coordinator killed", Both(Killed("node2"), Killed("coordinator1")), AWAY_S),
     Drill("node and etcd member lost", Both(Killed("node2"), Killed("etcd1")), LOST_S),
     Drill("primary node paused beyond its lease", Paused(["node1"]), LOST_S, short=True),
