@@ -83,8 +83,8 @@ images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with
 	.ci/setup-docker start
 	.ci/build-images $(VENV)
 
-drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the availability table; root. SHORT=1: under 5 minutes. TLS=1
-	$(if $(TLS),DRILLS_TLS=1) pytest tests/drills -o timeout=600 $(if $(SHORT),-m short) $(DRILLS)
+drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the availability table; root. SHORT=1, TLS=1, TABLE=1 (writes it down)
+	$(if $(TLS),DRILLS_TLS=1) $(if $(TABLE),DRILLS_TABLE=1) pytest tests/drills -o timeout=600 $(if $(SHORT),-m short) $(DRILLS)
 
 soak: images $(DRILLS_READY) ## Random faults for MINUTES=30 from SEED=1, judged as a whole; root
 	PYTHONPATH=tests python -m drills.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(SOAK)

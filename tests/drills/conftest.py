@@ -14,6 +14,7 @@ from drills.containers import Containers
 from drills.table import Row
 
 TABLE = Path(__file__).with_name("availability.md")
+README = Path(__file__).parents[2] / "README.md"
 ABOUT = """\
 What clients felt from the injection of a fault until every live byte was where policy wants it again, as `make drills`
 took it: eight clients, three etcd members, two coordinators, four nodes in two zones, each a container.
@@ -75,4 +76,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if rows or lines:
         terminalreporter.write("\n" + table.table(rows, lines))
     if os.environ.get("DRILLS_TABLE"):
-        table.write(TABLE, ABOUT, rows, lines)
+        table.write(TABLE, README, ABOUT, rows, lines)

@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +37,8 @@ from copypool.protocol.tokens import new_token
 from copypool.tls import TlsFiles, client_context
 from drills.disks import Disk
 from drills.layout import (
+    CLOCK,
+    CLOCK_FILE,
     CONF,
     SECRETS,
     STATE,
@@ -45,6 +47,7 @@ from drills.layout import (
     VOLUME,
     Layout,
     Member,
+    clock_environment,
     etcd_arguments,
     layout_of,
     settings_of,
@@ -69,6 +72,7 @@ class Containers:
             raise RuntimeError("the drills mount disks and enter name spaces: run them as root")
         self._undo = ExitStack()
         self._containers: dict[str, DockerContainer] = {}
+        self._network: Network | None = None
         self.disks: dict[str, Disk] = {}
         self.volumes: dict[str, str] = {}  #: the name of each node's volume; a new disk has a new one
         self.folder = Path()
@@ -88,12 +92,12 @@ class Containers:
             self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
             self.folder.chmod(0o755)
             self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            network = self._network()
+            self._network = self._make_network()
             self._write_secrets()
             if self._tls:
                 self._write_certificates()
             for member in self.layout.members:
-                self._create(member, network)
+                self._create(member)
             self.await_ready(member.name for member in self.layout.members)
         except BaseException:
             self.close()
@@ -104,7 +108,7 @@ class Containers:
         self._undo.close()
         self._containers.clear()
 
-    def _network(self) -> Network:
+    def _make_network(self) -> Network:
         for prefix in _NETWORKS:
             pool = IPAMConfig(pool_configs=[IPAMPool(subnet=f"{prefix}.0/24", gateway=f"{prefix}.1")])
             network = Network(
@@ -167,41 +171,85 @@ class Containers:
         """The folder that a member keeps its state in; etcd's data is in `etcd` below."""
         return self.folder / f"{name}.state"
 
-    def _create(self, member: Member, network: Network) -> None:
+    def _create(self, member: Member) -> None:
+        """Make what a member keeps, and start it."""
         state = self.state(member.name)
         state.mkdir(mode=0o700)
         os.chown(state, USER_ID, USER_ID)
-        container = DockerContainer(f"copypool-{member.kind}:{_TAG}", name=f"{self.folder.name}-{member.name}")
-        container.with_network(network)
-        container.with_volume_mapping(str(state), STATE, "rw")
-        if member.tls:
-            container.with_volume_mapping(str(self._tls_folder(member.name)), str(Path(TLS.certificate).parent), "ro")
-        if member.kind == "etcd":
-            container.with_command(etcd_arguments(self.layout, member))
-        else:
+        if member.kind != "etcd":
             self.volumes[member.name] = f"{member.name}-1"
-            config = self._configure(member)
-            container.with_volume_mapping(str(config), f"{CONF}/{member.kind}.toml", "ro")
-            container.with_volume_mapping(str(self.folder / "secrets"), SECRETS, "ro")
+            self._configure(member)
         if member.kind == "node":
             disk = Disk(self.folder, member.name)
             self._undo.callback(disk.remove)
             disk.make()
             self.disks[member.name] = disk
-            container.with_volume_mapping(str(disk.path), VOLUME, "rw")
+        self._undo.callback(self._remove, member.name)
+        self._run(member)
+
+    def _run(self, member: Member, clock: bool = False) -> None:
+        """Start a new container on what a member keeps."""
+        assert self._network is not None
+        container = DockerContainer(f"copypool-{member.kind}:{_TAG}", name=f"{self.folder.name}-{member.name}")
+        container.with_network(self._network)
+        for source, target, mode in self._mounts(member):
+            container.with_volume_mapping(str(source), target, mode)
+        if member.kind == "etcd":
+            container.with_command(etcd_arguments(self.layout, member))
+        if clock:
+            container.with_volume_mapping(str(self._clock_folder(member.name)), CLOCK, "ro")
+            container.with_envs(**clock_environment())
         api = container.get_docker_client().client.api
         endpoint = api.create_endpoint_config(ipv4_address=member.address, aliases=[member.name])
         hardened: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
         container.with_kwargs(
-            network=network.name,
-            networking_config={network.name: endpoint},
+            network=self._network.name,
+            networking_config={self._network.name: endpoint},
             user=f"{USER_ID}:{USER_ID}",
             stop_signal="SIGTERM",
             **hardened,
         )
-        self._undo.callback(container.stop)
-        container.start()
         self._containers[member.name] = container
+        container.start()
+
+    def _mounts(self, member: Member) -> Iterator[tuple[Path, str, str]]:
+        yield self.state(member.name), STATE, "rw"
+        if member.tls:
+            yield self._tls_folder(member.name), str(Path(TLS.certificate).parent), "ro"
+        if member.kind != "etcd":
+            yield self.folder / f"{member.name}.toml", f"{CONF}/{member.kind}.toml", "ro"
+            yield self.folder / "secrets", SECRETS, "ro"
+        if member.kind == "node":
+            yield self.disks[member.name].path, VOLUME, "rw"
+
+    def _remove(self, name: str) -> None:
+        container = self._containers.pop(name, None)
+        if container is not None:
+            container.stop()
+
+    # -- clocks -------------------------------------------------------------------------------
+    def give_clock(self, name: str) -> None:
+        """Kill a member and start it with a wall clock that `set_clock` sets; it goes right at first."""
+        folder = self._clock_folder(name)
+        folder.mkdir(exist_ok=True)
+        library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+        if library is None:
+            raise RuntimeError("there is no libfaketime on this machine (Debian: libfaketime)")
+        shutil.copy(library, folder)
+        self.set_clock(name, 0)
+        self.kill(name)
+        self._remove(name)
+        self._run(self.layout.member(name), clock=True)
+
+    def set_clock(self, name: str, ahead_s: int) -> None:
+        """Step the wall clock of a member that was given one; monotonic time goes on."""
+        file = self._clock_folder(name) / CLOCK_FILE
+        draft = file.with_suffix(".new")
+        draft.write_text(f"{ahead_s:+d}s\n")
+        draft.rename(file)
+
+    def _clock_folder(self, name: str) -> Path:
+        return self.folder / f"{name}.clock"
 
     def _configure(self, member: Member) -> Path:
         """Write a member's settings. The same file for life: a container has that one mounted."""

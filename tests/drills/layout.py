@@ -32,6 +32,8 @@ DROP_DELAY_S = 20
 CONF = "/etc/copypool"
 SECRETS = "/run/secrets/copypool"
 TLS = TlsFiles("/run/secrets/tls/ca.pem", "/run/secrets/tls/cert.pem", "/run/secrets/tls/key.pem")
+CLOCK = "/clock"
+CLOCK_FILE = "ahead"
 VOLUME = "/volume"
 STATE = "/state"
 
@@ -161,4 +163,14 @@ def _node(layout: Layout, member: Member, volume: str) -> dict[str, Value]:
         "state_dir": STATE,
         "volumes": [mounted],
         "limits": {"heartbeat_s": HEARTBEAT_S, "idle_seal_s": IDLE_SEAL_S},
+    }
+
+
+def clock_environment() -> dict[str, str]:
+    """What gives a process a wall clock of its own. Monotonic time stays true: deadlines are measured by it."""
+    return {
+        "LD_PRELOAD": f"{CLOCK}/libfaketimeMT.so.1",
+        "FAKETIME_TIMESTAMP_FILE": f"{CLOCK}/{CLOCK_FILE}",
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kit.history import Availability
 
+BEGIN, END = "<!-- availability -->\n", "<!-- end of availability -->"
 HEAD = """\
 | fault | reads | failed | writes | failed | unknown | longest stall: read | write | to full protection | bytes lost |
 |---|---|---|---|---|---|---|---|---|---|
@@ -58,6 +59,10 @@ def table(rows: Iterable[Row], lines: Iterable[str] = ()) -> str:
     return HEAD + "".join(f"{row}\n" for row in rows) + "".join(f"\n{line}\n" for line in lines)
 
 
-def write(path: Path, about: str, rows: Iterable[Row], lines: Iterable[str]) -> None:
-    """Replace the page that holds the table."""
-    path.write_text(f"# Availability, measured\n\n{about}\n\n{table(rows, lines)}")
+def write(page: Path, readme: Path, about: str, rows: Iterable[Row], lines: Iterable[str]) -> None:
+    """Replace the page that holds the table, and the README's copy of it."""
+    measured = table(rows, lines)
+    page.write_text(f"# Availability, measured\n\n{about}\n\n{measured}")
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    readme.write_text(f"{before}{begin}{measured}{end}{after}")

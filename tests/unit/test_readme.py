@@ -40,6 +40,11 @@ def test_every_dependency_is_justified() -> None:
     assert names == justified
 
 
+def test_the_table_of_availability_is_the_one_that_was_measured() -> None:
+    page = (ROOT / "tests/drills/availability.md").read_text("utf-8")
+    assert between("availability", "end of availability") == page[page.index("| fault |") :]
+
+
 def test_every_named_file_is_there() -> None:
     paths = re.findall(r"`((?:client|node|coordinator|tests|\.ci)/[\w./*-]+)`", README)
     assert paths
