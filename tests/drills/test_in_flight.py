@@ -14,8 +14,8 @@ from drills.layout import NAMESPACE
 
 FILES = 12
 SIZE_BYTES = 12 << 20
-READERS = 25  #: streams that are half-way when the node dies
-ROUNDS = 4
+READERS = 8  #: streams that are half-way when the node dies
+ROUNDS = 6
 PIECES_BEFORE = 2
 THINK_S = 0.4  #: of a reader after each piece, so that it is still half-way
 
