@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -34,6 +35,13 @@ MIB = 1024 * 1024
 LIMITS = quick_limits(heartbeat_s=20.0, extent_soft_bytes=20_000, twin_timeout_s=2.0, commit_wait_s=3.0)
 
 
+class Acked(NamedTuple):
+    """What a client was told last of a path. A later write that it heard nothing of may have landed."""
+
+    version: int
+    body: bytes | None  #: None: deleted
+
+
 class Stage:
     """One run of one story: the node under attack, what it stands on, and what was promised."""
 
@@ -43,7 +51,7 @@ class Stage:
         self.stack = stack
         self.disk = FaultyDisk()  #: of the node under attack
         self.arm: Callable[[], None] = lambda: None
-        self.acked: dict[str, bytes | None] = {}  #: path -> content, None: deleted
+        self.acked: dict[str, Acked] = {}  #: by path
         self.both: dict[str, Receipt] = {}  #: receipts that name the twin as well
         self.source: NodeUnderTest | None = None  #: that the node under attack copies from, or that writes to it
         self.dropped: set[int] = set()  #: extents whose drop was acknowledged
@@ -82,7 +90,7 @@ class Stage:
         body = os.urandom(size)
         with may_fail():
             receipt = await (node or self._own()).put(path, body)
-            self.acked[path] = body
+            self.acked[path] = Acked(receipt.version, body)
             self.both.pop(path, None)
             if receipt.ack == "copy":
                 self.both[path] = receipt
@@ -90,8 +98,8 @@ class Stage:
     async def delete(self, path: str) -> None:
         """A DELETE, noted likewise."""
         with may_fail():
-            await self._own().delete(path)
-            self.acked[path] = None
+            receipt = await self._own().delete(path)
+            self.acked[path] = Acked(receipt.version, None)
 
     def _own(self) -> NodeUnderTest:
         assert self.node is not None
@@ -177,7 +185,7 @@ async def manifests(stage: Stage) -> None:
             answer = await response.read()
             if response.status >= 400:
                 raise from_response(response.status, answer, response.content_type)
-        stage.acked["big"] = whole
+        stage.acked["big"] = Acked(msgspec.msgpack.decode(answer, type=Receipt).version, whole)
 
 
 async def deletes(stage: Stage) -> None:
