@@ -11,7 +11,7 @@ DRILLS_READY := $(VENV)/.drills-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow power unit demo bench chart images drills soak clean
+.PHONY: help setup check reference format test slow power unit demo bench chart chart-docs images drills soak clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per ope
 
 chart: $(CHART_READY) images ## The Helm chart: schema, rendering, its life on an API server, its pods as real containers
 	pytest tests/chart
+
+chart-docs: $(CHART_READY) ## helm/copypool/README.md, from values.yaml
+	PYTHONPATH=tests python -m chart.docs
 
 images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with or without a registry; BASE_IMAGE=...
 	.ci/setup-docker start
