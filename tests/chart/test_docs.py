@@ -25,6 +25,7 @@ def test_every_value_is_described_at_itself_or_above() -> None:
 def _plain(key: str) -> bool:
     """Values whose name says all there is to say."""
     return key.rpartition(".")[2] in {
+        "interval",
         "renewBefore",
         "readinessPath",
         "labels",

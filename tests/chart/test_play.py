@@ -1,4 +1,4 @@
-"""The rendered pods run for real: containers, commands, environment, configuration, Secrets, claims, probes.
+"""The rendered pods run for real: containers, commands, environment, configuration, Secrets, claims, probes, TLS.
 
 One cluster for the module, since it takes seconds to start; each test leaves it whole.
 """
@@ -18,11 +18,16 @@ import pytest
 
 from chart.fakeapi.kinds import Json
 from chart.playing.cluster import PlayedCluster, played
+from chart.playing.issuer import Issuer
 from chart.rendering import FULL_NAME, NAMESPACE, Rendered, render
+
+#: Nine containers share the machine with whatever else runs there.
+pytestmark = pytest.mark.timeout(300)
 
 TAG = os.environ.get("TAG", "local")
 MACHINES = ["machine-1", "machine-2", "machine-3"]
 VALUES: Json = {
+    "tls": {"mode": "certManager", "certManager": {"issuer": {"name": "played"}}},
     "coordinator": {"image": {"tag": TAG}, "settings": {"grace_s": 2, "session_ttl_s": 5}},
     "node": {"image": {"tag": TAG}, "settings": {"limits": {"heartbeat_s": 1}}},
     "etcd": {
@@ -37,7 +42,9 @@ NODES = PRIMARIES + COPIES
 
 @pytest.fixture(scope="module")
 def rendered() -> Rendered:
-    return render(VALUES)
+    found = render(VALUES)
+    found.objects += Issuer().secrets(found.objects)
+    return found
 
 
 @pytest.fixture(scope="module")

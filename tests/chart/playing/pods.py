@@ -228,14 +228,10 @@ class Manifests:
     def _aliases(self, pod: str, labels: Mapping[str, str], governing: str) -> Iterator[str]:
         for (kind, name), item in self._objects.items():
             if kind == "Service" and item["spec"]["selector"].items() <= labels.items():
-                prefix = f"{pod}." if name == governing else ""
-                for suffix in (
-                    "",
-                    f".{self._namespace}",
-                    f".{self._namespace}.svc",
-                    f".{self._namespace}.svc.cluster.local",
-                ):
-                    yield f"{prefix}{name}{suffix}"
+                # The name of a headless Service leads to all of its pods.
+                for place in (name, f"{pod}.{name}") if name == governing else (name,):
+                    yield from (place, f"{place}.{self._namespace}", f"{place}.{self._namespace}.svc")
+                    yield f"{place}.{self._namespace}.svc.cluster.local"
 
     def _of(self, kind: str, name: str) -> Json:
         item = self._objects.get((kind, name))
