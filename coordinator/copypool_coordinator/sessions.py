@@ -19,7 +19,7 @@ from copypool.protocol.internal import JoinRequest, MountRequest, RegisterReques
 from copypool.protocol.names import check_name
 from copypool_coordinator import keys, rows
 from copypool_coordinator.core import ROUNDS_MAX, Core, check_guards, session_guard
-from copypool_coordinator.etcd import Compare, KeyValue, create_equals, get, mod_equals, put
+from copypool_coordinator.etcd import Compare, KeyValue, create_equals, delete, get, mod_equals, put
 from copypool_coordinator.ids import take_ids
 from copypool_coordinator.pools import ensure_pool
 from copypool_coordinator.rows import FORMAT, CoordinatorRow, NodeRow, SessionRow, VolumeRow
@@ -52,12 +52,17 @@ class Sessions:
     async def join(self, request: JoinRequest) -> NodeRow:
         """The node's row. Safe to repeat with the same nonce.
 
+        The name of a node that has registered once and has neither a session nor a volume any more is free: its machine
+        is gone, all that it held was restored and its volumes were deleted. Who joins under it is a new node.
+
         Raises:
             Conflict: the name belongs to a node with another nonce.
         """
         key = keys.named(keys.NODE, check_name(request.name, "node name"))
         nonce_sha256 = hashlib.sha256(request.nonce).digest()
         kv = await self._core.etcd.get(key)
+        if kv is not None and rows.decode(kv.value, NodeRow).nonce_sha256 != nonce_sha256:
+            kv = await self._freed(kv)
         if kv is None:
             node_id = take_ids(self._core.etcd, "node")
             row = NodeRow(FORMAT, (await node_id)[0], nonce_sha256, "", "", "")
@@ -68,8 +73,31 @@ class Sessions:
                 raise Overloaded(f"the row of node {request.name} did not stay: repeat")
         row = rows.decode(kv.value, NodeRow)
         if row.nonce_sha256 != nonce_sha256:
-            raise Conflict(f"another node is called {request.name!r}: choose another name, or bring its state folder")
+            raise Conflict(
+                f"another node is called {request.name!r}: choose another name, or bring its state folder; if it is "
+                "lost for good, `copypool restore node` and then `copypool delete volume` for each of its volumes free "
+                "the name"
+            )
         return row
+
+    async def _freed(self, kv: KeyValue) -> KeyValue | None:
+        """Take the row of a node away that has neither a session nor a volume; the row when it stays.
+
+        A volume is claimed under a session alone: while there is none, none can be added.
+        """
+        row = rows.decode(kv.value, NodeRow)
+        if not row.url:
+            return kv  # it has joined a moment ago
+        session = keys.session(row.id)
+        found = await self._core.etcd.txn([], [get(session)])
+        await self._core.caught_up(found.revision, FACT_TIMEOUT_S)
+        if found.responses[0] or self._core.view.volumes_by_node.get(row.id):
+            return kv
+        with contextlib.suppress(OutcomeUnknown):  # read by the caller
+            await self._core.etcd.txn(
+                [mod_equals(kv.key, kv.mod_revision), create_equals(session, 0)], [delete(kv.key)]
+            )
+        return await self._core.etcd.get(kv.key)
 
     async def register(self, request: RegisterRequest) -> Registered:
         """Start a session, or recognise the process's own. A crashed process's session is taken over at once.

@@ -96,6 +96,24 @@ async def test_a_node_joins_once_and_its_name_is_its_own(world: World) -> None:
     assert (await world.catalog.join(JoinRequest("n2", os.urandom(16)))).id != first.id
 
 
+async def test_the_name_of_a_node_without_session_and_volumes_is_free(world: World) -> None:
+    """A machine is gone for good, with its state folder: its successor has the same name, as pods do."""
+    await world.lead()
+    lost = await world.node("n1")
+    session = keys.session(lost.node_id)
+    volume = keys.named(keys.VOLUME, "v-n1")
+    successor = JoinRequest("n1", os.urandom(16))
+    with pytest.raises(Conflict):
+        await world.catalog.join(successor)
+    await world.etcd.txn([], [delete(session)])
+    with pytest.raises(Conflict, match="copypool delete volume"):
+        await world.catalog.join(successor)
+    await world.etcd.txn([], [delete(volume)])
+    row = await world.catalog.join(successor)
+    assert row.id != lost.node_id
+    assert (await world.catalog.join(successor)).id == row.id
+
+
 async def test_a2_a_lost_registration_reply_fences_nobody(world: World) -> None:
     """Two coordinators register the same process: both answer the same epoch. A new process gets a newer one."""
     node = await world.node("n1")
