@@ -25,7 +25,7 @@ from copypool.serving.settings import ConfigError
 from copypool.telemetry import certificates, process
 from copypool.telemetry.metrics import TEXT_FORMAT, Page, render
 from copypool.tls import Chain, TlsError
-from copypool_coordinator import gauges, protection_metrics, server
+from copypool_coordinator import dashboard, gauges, protection_metrics, server
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
@@ -35,6 +35,7 @@ from copypool_coordinator.drill_api import DrillApi
 from copypool_coordinator.drilling import Driller
 from copypool_coordinator.duties import Duties
 from copypool_coordinator.etcd import Etcd, EtcdSettings, check_version
+from copypool_coordinator.event_streams import EventStreams
 from copypool_coordinator.eventlog import LogReader
 from copypool_coordinator.files_http import FilesHttp
 from copypool_coordinator.heartbeats import Heartbeats
@@ -92,6 +93,7 @@ class Coordinator:
         self._lag = process.LoopLag()
         self._log_records = log_records or {}
         self._lookups: Lookups | None = None
+        self._event_streams: EventStreams | None = None
 
     @property
     def url(self) -> str:
@@ -108,6 +110,7 @@ class Coordinator:
         """
         config = self._config
         tls = self._tls.server if self._tls is not None else None
+        self._front.add(await asyncio.to_thread(dashboard.load))
         self._listener = await server.listen(
             self._front, config.listen_host, config.listen_port, tls, config.limits.connections
         )
@@ -128,6 +131,8 @@ class Coordinator:
                 log.info("serving")
                 await _first_of(stopping, asyncio.create_task(self._work(duties), name="duties"))
                 log.info("stopping")
+                if self._event_streams is not None:
+                    self._event_streams.close()
                 await self._listener.close(self._front, config.shutdown_s)
         finally:
             stopping.cancel()
@@ -252,6 +257,8 @@ class Coordinator:
         files = FilesHttp(catalog, auth, mint, locator, leasing, reading, link, streams=limits.streams)
         jobs = ProcessApi(catalog, auth, duties.overview, heartbeats, body_bytes=limits.rpc_body_bytes)
         self._catalog, self._lookups, self._link, self._duties = catalog, lookups, link, duties
+        self._event_streams = EventStreams(catalog, auth, events)
+        self._front.add({"/ui/events": self._event_streams.handle})
         self._front.open(
             {
                 **clients.routes(),
@@ -329,6 +336,8 @@ class Coordinator:
             fills["lookups"] = self._lookups.waiting / limits.lookup_queue
             fills["node_reads"] = self._link.reads_ratio
             fills["streams"] = self._front.streams_ratio
+        if self._event_streams is not None:
+            fills["event_streams"] = self._event_streams.streams_ratio
         return fills
 
     async def _protection_page(self) -> Page:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -41,7 +41,7 @@ _LINGER_S = 2.0
 class Front:
     """Dispatches requests. Whole paths have their handlers, files their prefix.
 
-    `gets` (health, metrics) are answered from the start; everything else is `Unavailable` until `open`.
+    `gets` (health, metrics, pages) are answered from the start; everything else is `Unavailable` until `open`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Front:
     ) -> None:
         """With `peers_certified`, whoever calls what is for nodes shows a certificate."""
         self._posts: dict[str, Handler] = {}
-        self._gets = gets
+        self._gets = {**gets}
         self._files: FilesHttp | None = None
         self._metrics = metrics
         self._requests_max = requests_max
@@ -62,6 +62,10 @@ class Front:
         """Answer these as well, from now on."""
         self._posts = posts
         self._files = files
+
+    def add(self, gets: Mapping[str, Handler]) -> None:
+        """Answer these as well, open or not."""
+        self._gets.update(gets)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; raises only for a connection that is gone."""

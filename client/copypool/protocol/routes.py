@@ -3,6 +3,7 @@
 Coordinator, for clients     POST /rpc/<verb>                     structs of `api`; `Authorization: Bearer <token>`
                              GET, HEAD, PUT, DELETE /v1/files/<namespace>/<path>   plain HTTP (curl -L)
                              GET /livez /readyz /metrics
+                             GET /ui/...  the dashboard's files, no token; /ui/events  server-sent events
 Coordinator, for nodes       POST /n/<verb>                       structs of `internal`
 Node, for clients            PUT, DELETE /v1/files/<namespace id>/<path>      capability `w`
                              PUT /v1/parts/<namespace id>/<upload>/<number>/<path>   capability `w`
