@@ -7,11 +7,12 @@ PROMTOOL_READY := $(VENV)/.promtool-ready
 BENCH_READY := $(VENV)/.bench-ready
 CHART_READY := $(VENV)/.chart-ready
 DRILLS_READY := $(VENV)/.drills-ready
+BROWSER_READY := $(VENV)/.browser-ready
 # The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow power unit demo bench chart chart-docs images drills soak clean
+.PHONY: help setup check reference format test slow power unit demo bench chart chart-docs images drills soak browser clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,6 +41,10 @@ $(CHART_READY): $(READY) .ci/setup-chart
 
 $(DRILLS_READY): $(READY) .ci/setup-drills
 	.ci/setup-drills $(VENV)
+	@touch $@
+
+$(BROWSER_READY): $(READY) .ci/setup-browser
+	.ci/setup-browser $(VENV)
 	@touch $@
 
 check: $(READY) ## Lint, format, types, layers: seconds
@@ -91,6 +96,9 @@ drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the ava
 
 soak: images $(DRILLS_READY) ## Random faults for MINUTES=30 from SEED=1, judged as a whole; root
 	PYTHONPATH=tests python -m drills.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(SOAK)
+
+browser: $(READY) $(ETCD_READY) $(BROWSER_READY) ## The dashboard in a real Chromium on a real cluster: under 2 minutes
+	pytest tests/browser
 
 clean: ## Stop what `copypool dev` runs here, then remove .venv, .dev, .demo and caches
 	@for dir in .dev .demo; do \
