@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, Route
 
 from copypool.cli.insight import explain_text
 from copypool.cli.output import printable, readable_age, readable_bytes, readable_time, status_text
-from copypool.protocol.api import StatusReply
+from copypool.protocol.api import NodeInfo, StatusReply
 from copypool.protocol.insight import ExplainReply
 from copypool_coordinator import dashboard
 from kit.browser import looking
@@ -82,12 +82,16 @@ async def test_sizes_ages_times_and_names(page: Page) -> None:
     assert await said(page, "printable", NAMES) == [printable(name) for name in NAMES]
 
 
-async def test_the_first_line_of_status(page: Page) -> None:
-    healthy = StatusReply(
+def healthy_status() -> StatusReply:
+    return StatusReply(
         healthy=True, reasons=[], files=1, bytes=1, as_of_unix_s=1.0, debt_bytes=0, debt_extents=0, debt_oldest_s=0.0,
         damaged_locations=0, under_protected_extents=0, unverified_bytes=0, unavailable_files=0, lost_files=0, nodes=[],
         leader="c1", coordinator="c1", brake="", catalog_bytes=0,
     )  # fmt: skip
+
+
+async def test_the_first_line_of_status(page: Page) -> None:
+    healthy = healthy_status()
     replies = [
         healthy,
         msgspec.structs.replace(healthy, empty=True),
@@ -107,3 +111,26 @@ async def test_the_first_line_of_explain(page: Page) -> None:
     ]
     lines = [explain_text(reply).splitlines()[0] for reply in replies]
     assert await said(page, "explained", [msgspec.to_builtins(reply) for reply in replies]) == lines
+
+
+async def test_how_bad_it_is(page: Page) -> None:
+    up = NodeInfo("n1", 1, "up", "z", "h", "", 1, None, 1, 1, 1, 0.1)
+    healthy = msgspec.structs.replace(healthy_status(), nodes=[up])
+    behind = msgspec.structs.replace(healthy, healthy=False, reasons=["bytes have no copy"])
+    cases = {
+        "ok": [healthy],
+        "warn": [behind],
+        "bad": [
+            msgspec.structs.replace(behind, **change)
+            for change in (
+                {"lost_files": 1},
+                {"unavailable_files": 1},
+                {"doubtful_files": 1},
+                {"catalog_down": True},
+                {"leader": ""},
+                {"nodes": [msgspec.structs.replace(up, state="away")]},
+            )
+        ],
+    }
+    for tone, replies in cases.items():
+        assert set(await said(page, "tone", [msgspec.to_builtins(reply) for reply in replies])) == {tone}
