@@ -2,9 +2,10 @@
 
 import { badge, byId, make, say, sync } from "./dom.js";
 import { printable, readableAge, readableBytes, readableTime } from "./words.js";
-import { accessBadge, fill, fillBar, percent } from "./volumes.js";
+import { accessBadge, fill, fillBar, percent, troubledFirst } from "./volumes.js";
 
 const NODES_MAX = 400;
+const VOLUMES_MAX = 6; // of one node
 const TONE = { up: "ok", silent: "warn", away: "bad" };
 
 function stateOf(node) {
@@ -40,14 +41,25 @@ function nodeCard({ node, volumes }) {
     make("span", { class: "quiet" }, node.host ? `host ${printable(node.host)}, ` : "", stateOf(node)),
     node.maintenance_until_unix_s === null ? null : make("span", {}, `maintenance until ${readableTime(node.maintenance_until_unix_s)}`),
     volumes.length
-      ? make("ul", { class: "volumes" }, volumes.map(volumeLine))
+      ? make(
+          "ul",
+          { class: "volumes" },
+          volumes.slice(0, VOLUMES_MAX).map(volumeLine),
+          volumes.length > VOLUMES_MAX ? make("li", { class: "quiet" }, `and ${volumes.length - VOLUMES_MAX} more`) : null,
+        )
       : make("span", { class: "quiet" }, `${node.volumes} volumes, ${readableBytes(node.free_bytes)} free`),
   );
 }
 
+// Away before silent before maintenance before all others.
+const rank = (node) => (node.state === "away" ? 0 : node.state === "silent" ? 1 : node.maintenance_until_unix_s !== null ? 2 : 3);
+
+const inOrder = (nodes) =>
+  nodes.toSorted((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name, "en", { numeric: true }));
+
 // `volumes`: none where the token may not see them.
 export function show(nodes, volumes) {
-  const shown = nodes.slice(0, NODES_MAX);
+  const shown = inOrder(nodes).slice(0, NODES_MAX);
   const byNode = Map.groupBy(volumes, (volume) => volume.node);
   const byZone = Map.groupBy(shown, (node) => node.zone);
   const zones = [...byZone.entries()].sort(([one], [other]) => one.localeCompare(other));
@@ -60,6 +72,6 @@ export function show(nodes, volumes) {
   );
   zones.forEach(([, members], index) => {
     const list = byId("zones").children[index].querySelector(".nodes");
-    sync(list, members.map((node) => ({ node, volumes: byNode.get(node.name) ?? [] })), (each) => each.node.id, nodeCard);
+    sync(list, members.map((node) => ({ node, volumes: troubledFirst(byNode.get(node.name) ?? []) })), (each) => each.node.id, nodeCard);
   });
 }
