@@ -12,7 +12,7 @@ BROWSER_READY := $(VENV)/.browser-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow power unit demo bench chart chart-docs images drills soak browser clean
+.PHONY: help setup check reference format test slow power unit demo bench chart chart-live chart-docs images drills soak browser clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -82,7 +82,10 @@ bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per ope
 	PYTHONPATH=tests python -m bench $(BENCH)
 
 chart: $(CHART_READY) images ## The Helm chart: schema, rendering, its life on an API server, its pods as real containers
-	pytest tests/chart
+	pytest tests/chart --ignore tests/chart/live
+
+chart-live: $(CHART_READY) ## The chart on the cluster of KUBECONFIG, in a namespace of its own; IMAGES=registry/copypool-%s:tag
+	pytest tests/chart/live
 
 chart-docs: $(CHART_READY) ## helm/copypool/README.md, from values.yaml
 	PYTHONPATH=tests python -m chart.docs
