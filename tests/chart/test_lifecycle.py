@@ -132,6 +132,22 @@ def test_claims_outlive_the_release_and_nodes_that_are_scaled_away(cluster: Clus
     assert set(cluster.all("PersistentVolumeClaim")) == before | {f"a-{FULL_NAME}-primary-2"}
 
 
+def test_a_claim_that_its_stateful_set_made_anew_grows_too(cluster: Cluster) -> None:
+    """A disk was lost and its claim deleted: the successor has the template's size, and no label of Helm's."""
+    cluster.install()
+    larger = {"nodeGroups": {"primary": {"volumes": {"a": {"size": "1Ti"}}}}}
+    cluster.upgrade(larger)
+    kind = next(each for each in kinds.KINDS if each.name == "PersistentVolumeClaim")
+    key = Key(kind, NAMESPACE, f"a-{FULL_NAME}-primary-1")
+    cluster.api.store.delete(key)
+    template = cluster.one("StatefulSet", "primary")["spec"]["volumeClaimTemplates"][0]
+    cluster.api.store.put(key, {"metadata": {}, "spec": template["spec"]})
+    cluster.upgrade({**larger, "coordinator": {"replicas": 3}})
+    claim = cluster.all("PersistentVolumeClaim")[key.name]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Ti"
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
 def test_etcd_members_start_anew_only_in_a_cluster_that_never_was_ready(cluster: Cluster) -> None:
     def state() -> Any:
         return cluster.one("ConfigMap", "etcd")["data"]["initial-cluster-state"]
