@@ -1,6 +1,6 @@
 """What an installed release can never change stays as it was in the first release, which `immutable.json` records.
 
-A test that fails here is an upgrade that Kubernetes would refuse, or one that would leave disks and Secrets behind under
+A test that fails here is an upgrade that Kubernetes would refuse, or that would leave disks and Secrets behind under
 their old names. The file is never made anew; only objects that are new are added to it.
 """
 
