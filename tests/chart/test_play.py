@@ -135,6 +135,26 @@ def test_a_killed_node_takes_no_file_with_it(cluster: PlayedCluster) -> None:
     assert fetch(cluster, *contents) == "".join(contents.values())
 
 
+def test_a_node_whose_disk_is_lost_is_replaced_under_its_name(cluster: PlayedCluster) -> None:
+    """Step 4 of the runbook node-lost: the pod's successor has the same name, an empty disk, and no identity."""
+    lost = PRIMARIES[1]
+    contents = {f"lost/{number}": f"{number} " * 5000 for number in range(4)}
+    for path, content in contents.items():
+        store(cluster, path, content)
+    done(copypool(cluster, "wait", "--copied", "--timeout", "30"))
+    cluster.kill(lost)
+    done(copypool(cluster, "restore", "node", lost, "--yes"))
+    done(copypool(cluster, "delete", "volume", f"{lost}-a", "--yes"))
+    cluster.lose_claim(f"a-{lost}")
+    cluster.replace(lost)
+
+    def joined() -> bool:
+        return any(node["name"] == lost and node["state"] == "up" for node in nodes_of(cluster))
+
+    cluster.until(joined, "the successor has joined", story=lambda: cluster.logs(lost))
+    assert fetch(cluster, *contents) == "".join(contents.values())
+
+
 def test_every_server_lives_while_etcd_is_away(cluster: PlayedCluster) -> None:
     """Liveness that looked at others would restart the whole cluster, and with it what still serves reads."""
     members = [f"{FULL_NAME}-etcd-{ordinal}" for ordinal in range(3)]

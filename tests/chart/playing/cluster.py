@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import ssl
 import subprocess
 import time
@@ -132,10 +133,14 @@ class PlayedCluster:
         """Start a container that is down, as the kubelet does."""
         engine.call("start", self._container(name))
 
+    def lose_claim(self, name: str) -> None:
+        """The disk behind a claim is gone; the next pod gets an empty one."""
+        shutil.rmtree(self._folder / "claims" / name)
+
     def stop(self, name: str) -> None:
         """End a pod in order: its preStop command, SIGTERM, and removal."""
         pod = self.pods[name]
-        if pod.pre_stop:
+        if pod.pre_stop and self.running(name):
             self.exec(name, *pod.pre_stop, timeout_s=pod.grace_s)
         engine.call("stop", "--time", str(pod.grace_s), self._container(name), timeout_s=pod.grace_s + engine.CALL_S)
         engine.remove([self._container(name)])
