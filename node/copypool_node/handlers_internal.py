@@ -144,7 +144,7 @@ class InternalHandlers:
             try:
                 if not 0 <= item.length <= SMALL_MAX_BYTES:
                     raise Invalid(f"an item of {item.length} bytes")
-                sources = self._reader.sources(item.extent, item.offset, item.length)
+                sources = await self._reader.sources(item.extent, item.offset, item.length)
                 payload = await self._reader.small(sources, item.offset, item.length)
             except CopypoolError as exc:
                 found.append(ReadManyItem(exc.code, b""))

@@ -45,7 +45,7 @@ class ReadHandlers:
             raise Forbidden("the capability is for another segment")
         wanted = requests.byte_range(request, length)
         start, stop = wanted if wanted is not None else (0, length)
-        sources = self._reader.sources(extent, offset, length)
+        sources = await self._reader.sources(extent, offset, length)
         headers = {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
         if wanted is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
@@ -82,7 +82,7 @@ class ReadHandlers:
             raise Forbidden("the capability does not cover the record's header")
         at = offset - capability.header_bytes
         failure: CopypoolError | None = None
-        for holding in self._reader.sources(extent, offset, 0):
+        for holding in await self._reader.sources(extent, offset, 0):
             try:
                 header = decode_record_header(await read_exactly(holding, at, capability.header_bytes), extent, at)
             except CopypoolError as exc:

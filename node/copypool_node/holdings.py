@@ -6,7 +6,9 @@ never get a byte behind it, so what a crash or a refused group left there is nev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +32,7 @@ class Holding(msgspec.Struct, eq=False):
     damaged: bool = False  #: own verify found a bad byte: asked last, served block by block
     writing: bool = False  #: this process appends to it
     trace: Trace | None = None  #: of the last group that this process committed to it
+    landing: asyncio.Event | None = None  #: a group waits for the catalog's answer; set once it came
 
 
 class Holdings:
@@ -80,6 +83,14 @@ class Holdings:
         if len(found) > 1:
             found.sort(key=lambda one: one.damaged)
         return found
+
+    async def landed(self, extent: int, within_s: float) -> None:
+        """Wait until the groups that are being committed to an extent have their answer, for so long at most."""
+        waits = [one.landing.wait() for one in self._by_extent.get(extent, ()) if one.landing is not None]
+        if waits:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await asyncio.gather(*waits)
 
     def source(self, extent: int, start: int, stop: int) -> Holding | None:
         """The best holding to pull [start, stop) from: one that reaches `stop`, a sound one, the longest.

@@ -148,6 +148,14 @@ class OpenExtent:
         Raises the definite refusal, or `OutcomeUnknown` / `Unavailable` when the session ended first. `CatalogDown`:
         etcd is away and the group has not been applied; the extent must be abandoned, so that it never will be.
         """
+        landing = self.holding.landing = asyncio.Event()
+        try:
+            return await self._land(group, seal=seal)
+        finally:
+            self.holding.landing = None
+            landing.set()
+
+    async def _land(self, group: Group, *, seal: bool) -> Landed:
         begun = time.monotonic()
         reply = await self._commit(group, seal=seal)
         if group.claims and self._gate is not None:

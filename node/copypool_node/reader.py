@@ -22,6 +22,7 @@ from copypool.protocol.stripes import (
 from copypool_node.disk import ReadFailed
 from copypool_node.holdings import Holding, Holdings
 
+LANDING_WAIT_S = 2.0  #: a read waits so long at most for the catalog's answer about the bytes that it wants
 CHUNK_BYTES = 1024 * 1024  #: read and sent at a time; a multiple of BLOCK_BYTES
 
 
@@ -32,9 +33,16 @@ class Reader:
         self._holdings = holdings
         self._suspect = suspect  #: told of a holding that failed: to be verified
 
-    def sources(self, extent: int, offset: int, length: int) -> list[Holding]:
-        """Holdings that reach the whole segment; `Unavailable` when there is none."""
-        found = self._holdings.covering(extent, offset + stored_bytes(length))
+    async def sources(self, extent: int, offset: int, length: int) -> list[Holding]:
+        """Holdings that reach the whole segment; `Unavailable` when there is none.
+
+        A reader may have looked the file up before this node has heard that its group was committed: it waits for that.
+        """
+        stop = offset + stored_bytes(length)
+        found = self._holdings.covering(extent, stop)
+        if not found:
+            await self._holdings.landed(extent, LANDING_WAIT_S)
+            found = self._holdings.covering(extent, stop)
         if not found:
             raise Unavailable(f"this node does not hold extent {extent} up to the end of that segment", absent=True)
         return found

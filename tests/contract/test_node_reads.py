@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from copypool.protocol.internal import ReadItem, ReadManyReply, ReadManyRequest,
 from copypool.protocol.routes import CAPABILITY, MEDIUM, METADATA, MSGPACK, READ_FROM, STRIPES, encode_metadata
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
 from copypool.telemetry.metrics import TEXT_FORMAT
-from copypool_node import metrics
+from copypool_node import metrics, reader
 from copypool_node.extent_file import ExtentFile
 from kit import metrics_page
 from kit.eventually import eventually
@@ -285,3 +286,36 @@ def _put(file: Path, at: int, data: bytes) -> None:
     with file.open("r+b") as opened:
         opened.seek(at)
         opened.write(data)
+
+
+async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(node: NodeUnderTest) -> None:
+    """The catalog has the file, so readers find it; the node that wrote it has not heard so yet."""
+    coordinator = node.coordinator
+    coordinator.lose_replies["commit"] = 1
+    gate = coordinator.hold("commit", after=1)
+    write = asyncio.create_task(node.put("new", b"just committed"))
+    await eventually(lambda: coordinator.waiting["commit"] == 1, "the commit has landed and its answer is awaited")
+    row = coordinator.files[1, "new"]
+    assert row.segment is not None
+    read = asyncio.create_task(node.get(row.segment, row.version))
+    await eventually(lambda: node.node.metrics.in_work == 2, "the read has come")
+    gate.set()
+    assert (await read)[1] == b"just committed"
+    await write
+
+
+async def test_a_read_waits_for_the_answer_to_a_commit_for_a_while_only(
+    node: NodeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "LANDING_WAIT_S", 0.05)
+    coordinator = node.coordinator
+    coordinator.lose_replies["commit"] = 1
+    gate = coordinator.hold("commit", after=1)
+    write = asyncio.create_task(node.put("new", b"just committed"))
+    await eventually(lambda: coordinator.waiting["commit"] == 1, "the commit has landed and its answer is awaited")
+    row = coordinator.files[1, "new"]
+    assert row.segment is not None
+    with pytest.raises(Unavailable):
+        await node.get(row.segment, row.version)
+    gate.set()
+    await write

@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from copypool import Client
+from copypool.protocol.digests import digest_of, format_digest
+from copypool.protocol.errors import CopypoolError, NotFound
 from drills.cluster import DrillCluster
 from drills.faults import Both, Killed
 from drills.layout import NAMESPACE
@@ -17,9 +19,10 @@ from drills.table import Row
 from kit.checker import check
 from kit.cluster import until
 from kit.excuses import Excused
-from kit.history import History, availability
+from kit.history import History, Kind, Outcome, availability
 
 LOST_S = 10.0
+ASKER = 1000  #: number of the client that asks for what is unavailable
 
 
 @pytest.mark.short
@@ -44,6 +47,8 @@ async def test_what_only_the_lost_node_held(shared_cluster: DrillCluster, record
         await copies.heal(cluster)
         async with at_work(client, "debt", seed=2, history=history) as workload:
             await go_on(history, 100, "work goes on")
+            for one in excused:  # each of them is to be told unavailable, if it is still the current version
+                await ask_for(client, history, one.path)
             await asyncio.sleep(LOST_S)
             workload.stop()
         status = await client.status()
@@ -75,6 +80,19 @@ async def held_only_by(client: Client, node: str, prefix: str, since: int) -> li
         if {node} in whole:
             found.append(Excused(entry.path, entry.version, entry.digest, since))
     return found
+
+
+async def ask_for(client: Client, history: History, path: str) -> None:
+    """Read a file, as one more client of the workload."""
+    number = history.invoke(ASKER, Kind.GET, path)
+    try:
+        content = await client.get(NAMESPACE, path)
+    except NotFound:
+        history.complete(number, Outcome.OK)
+    except CopypoolError as exc:
+        history.complete(number, Outcome.FAILED, error=exc.code, note=exc.message)
+    else:
+        history.complete(number, Outcome.OK, digest=format_digest(digest_of(content)))
 
 
 async def unavailable(client: Client, files: int) -> bool:
