@@ -65,10 +65,10 @@ class Jobs:
             compares = [create_equals(key, 0)]
             ops: list[Op] = [put(key, rows.encode(made))]
             for volume in volumes:
-                after = replace(
+                after = self._with(
                     volume.row,
-                    access=volume.row.access if access is None else access,
-                    intent=volume.row.intent if intent is None else intent,
+                    volume.row.access if access is None else access,
+                    volume.row.intent if intent is None else intent,
                 )
                 compares.append(mod_equals(keys.named(keys.VOLUME, volume.name), volume.mod_revision))
                 if after != volume.row:
@@ -94,6 +94,10 @@ class Jobs:
                     volumes[index].name,
                 )
         raise Overloaded("the volumes change too fast: repeat")
+
+    def _with(self, row: VolumeRow, access: AccessMode, intent: VolumeIntent) -> VolumeRow:
+        since_ms = row.access_since_ms if access == row.access else self._core.now_ms()
+        return replace(row, access=access, access_since_ms=since_ms, intent=intent)
 
     def _is_emptied(self, volume: int) -> bool:
         """Whether a process empties it now; one that has ended may have left its intent."""
@@ -187,7 +191,7 @@ class Jobs:
             volume_key = keys.named(keys.VOLUME, entry.name)
             access = before.get(volume, entry.row.access) if entry.row.access == "destroyed" else entry.row.access
             compares.append(mod_equals(volume_key, entry.mod_revision))
-            ops.append(put(volume_key, rows.encode(replace(entry.row, intent="", access=access))))
+            ops.append(put(volume_key, rows.encode(self._with(entry.row, access, ""))))
         gone = self._core.view.volumes_by_id.get(remove_volume)
         if gone is not None:
             if self._core.view.extents_by_volume.get(remove_volume):

@@ -312,11 +312,17 @@ def _lost_since_ms(view: ClusterView, node: NodeRow) -> int:
     return max(1, view.sessions[node.id].row.since_ms)
 
 
-def _is_missed(view: ClusterView, node: NodeRow) -> bool:
-    """Whether something would be rebuilt for this node: one that was given up, emptied or taken out is not missed."""
+def _was_missed(view: ClusterView, node: NodeRow, since_ms: int) -> bool:
+    """Whether something was to be rebuilt for this node when it was lost.
+
+    One that had been given up, emptied or taken out before is not missed. One that an operator gives up afterwards is
+    still a part of the outage: that is a word about its own bytes, and lets nothing of the other nodes be rebuilt.
+    """
     for volume in view.volumes_by_node.get(node.id, ()):
         row = view.volumes_by_id[volume].row
         if row.access == "destroyed":
+            if row.access_since_ms > since_ms:
+                return True
             continue
         if not row.intent or any(
             each.volume == volume and each.state != "dropping"
@@ -337,16 +343,15 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
 
     Held while more than max(1, a third) of all nodes are away that went within one session lifetime: that is an
     outage, and copying everything would make it worse. Announced maintenance is no outage, nor is the end of a node
-    that was emptied or given up. Also held for one grace
-    time after this leader was cut from etcd, for nodes that were lost around then. `released_ms` is an operator's
-    word: absences before it are believed.
+    that had been emptied or given up. Also held for one grace time after this leader was cut from etcd, for nodes that
+    were lost around then. `released_ms` is an operator's word: absences before it are believed.
     """
     lost = sorted(
         (since, node.name)
         for node in view.nodes.values()
         for since in (_lost_since_ms(view, node.row),)
         if since and node.row.maintenance_until_ms <= since
-        if since > released_ms and _is_missed(view, node.row)
+        if since > released_ms and _was_missed(view, node.row, since)
     )
     limit = max(1.0, len(view.nodes) / 3)
     first = 0

@@ -130,7 +130,7 @@ class ToyCluster:
     def set_access(self, node: int, access: AccessMode) -> None:
         """An operator's word about the node's volume."""
         row = self.view.volumes[f"volume{node}"].row
-        self.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, access=access))
+        self.put(keys.named(keys.VOLUME, f"volume{node}"), replace(row, access=access, access_since_ms=self.now_ms))
 
     def set_intent(self, node: int, intent: VolumeIntent) -> None:
         """What a process wants of the node's volume."""

@@ -176,17 +176,31 @@ def test_announced_maintenance_pulls_no_brake() -> None:
     assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) != ""
 
 
-def test_nodes_that_were_emptied_or_given_up_pull_no_brake() -> None:
+def test_nodes_that_had_been_emptied_or_given_up_pull_no_brake() -> None:
+    cluster = ToyCluster()
+    cluster.set_access(1, "destroyed")
+    for node in (1, 2):
+        cluster.down(node)
+    cluster.settle()
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "it is rebuilt in any case"
+    cluster = ToyCluster()
+    cluster.set_intent(2, "drain")
+    for node in (1, 2):
+        cluster.down(node)
+    cluster.settle()
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "nothing is on it"
+
+
+def test_giving_up_one_node_of_an_outage_releases_the_brake_for_no_other() -> None:
     cluster = ToyCluster()
     for node in (1, 2):
         cluster.down(node)
     cluster.settle()
-    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) != ""
-    cluster.set_intent(2, "drain")
-    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "nothing is on it"
-    cluster.set_intent(2, "")
+    held = brake(cluster.view, cluster.policy, None, 0, cluster.now_ms)
+    assert held
     cluster.set_access(1, "destroyed")
-    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == "", "it is rebuilt in any case"
+    assert brake(cluster.view, cluster.policy, None, 0, cluster.now_ms) == held
+    assert brake(cluster.view, cluster.policy, None, cluster.now_ms, cluster.now_ms) == ""
 
 
 # -- budgets -------------------------------------------------------------------------------------
