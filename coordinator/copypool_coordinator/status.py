@@ -23,6 +23,7 @@ from copypool_coordinator.lists import names_of, nodes, pool_name, silent_nodes
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts, is_empty
+from copypool_coordinator.recovery import WAY_OUT
 from copypool_coordinator.rows import ExtentRow, OpenRow
 from copypool_coordinator.windows import window_state
 
@@ -89,6 +90,7 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
         catalog_bytes=facts.catalog_bytes,
         catalog_down=facts.catalog_down,
         doubtful_files=sum(mark.doubtful_files for mark in marks),
+        holed_extents=sum(mark.holed for mark in marks),
         empty=not any(_holds_something(extent, entry.row, facts) for extent, entry in view.extents.items()),
         pools=rpo.by_pool(view, facts.marks, facts.places, facts.now_ms),
         namespaces=[
@@ -259,8 +261,9 @@ def _reasons_of_files(facts: StatusFacts, reply: StatusReply) -> list[str]:
     if holed:
         files = sum(mark.doubtful_files for mark in holed)
         reasons.append(
-            f"{len(holed)} extents with {files} files have a block that is bad on every location: files with bytes in "
-            f"it are lost; {names}"
+            f"{len(holed)} extents hold lost bytes, a block that is bad on every location: files with bytes in it are "
+            f"lost, the others are readable but not copied again; up to {files} are concerned, by the extents' records "
+            f"(files deleted lately are still among them); {names}. The way out: {WAY_OUT}"
         )
     if len(holed) < len(doubtful):
         files = reply.doubtful_files - sum(mark.doubtful_files for mark in holed)

@@ -224,7 +224,8 @@ async def test_files_that_only_damaged_locations_reach_are_counted_apart_and_the
     reply = await seen.status()
     assert (reply.unavailable_files, reply.doubtful_files, reply.lost_files) == (0, 40, 0)
     assert any("40 files are in 1 extents whose every location is damaged" in reason for reason in reply.reasons)
-    assert "40 on damaged locations alone" in status_text(reply)
+    assert "up to 40 on damaged locations alone" in status_text(reply)
+    assert (reply.holed_extents, "hold lost bytes" in status_text(reply)) == (0, False)
 
     cluster.put_extent(E, locations.verified(cluster.row(E), cluster.location(E, copy), 40_000, b"", 1))
     mark(copy, 5_000)
@@ -233,6 +234,11 @@ async def test_files_that_only_damaged_locations_reach_are_counted_apart_and_the
     assert any(
         "bad on every location" in reason and "`copypool query damaged --files`" in reason for reason in reply.reasons
     )
+    assert reply.holed_extents == 1
+    assert "0 lost, up to 40 on damaged locations alone; 1 extents hold lost bytes" in status_text(reply)
+    (said,) = [reason for reason in reply.reasons if "hold lost bytes" in reason]
+    assert "up to 40 are concerned, by the extents' records (files deleted lately are still among them)" in said
+    assert "store the readable files of the extent again" in said, "the way out that works today"
     for volume in (1, copy):
         cluster.set_access(volume, "destroyed")
     reply = await seen.status()

@@ -84,13 +84,14 @@ def status_text(status: StatusReply) -> str:
     below = f"{status.under_protected_extents} extents below policy, {status.damaged_locations} damaged locations"
     catalog = "does not answer" if status.catalog_down else readable_bytes(status.catalog_bytes)
     leader = f"{status.leader or 'none'} (answered by {status.coordinator})"
-    doubtful = f", {status.doubtful_files} on damaged locations alone" if status.doubtful_files else ""
+    doubtful = f", up to {status.doubtful_files} on damaged locations alone" if status.doubtful_files else ""
+    holed = f"; {status.holed_extents} extents hold lost bytes" if status.holed_extents else ""
     lines += [
         "",
         f"files       {stored}",
         f"copy debt   {debt}{readable_age(status.debt_oldest_s)}",
         f"protection  {below}, {unread}",
-        f"files gone  {status.unavailable_files} unavailable, {status.lost_files} lost{doubtful}",
+        f"files gone  {status.unavailable_files} unavailable, {status.lost_files} lost{doubtful}{holed}",
         f"leader      {leader}, catalog {catalog}",
     ]
     if status.scrub is not None and status.scrub.oldest_s:

@@ -431,6 +431,8 @@ class StatusReply(msgspec.Struct, omit_defaults=False):
     #: In extents of which every location is damaged: those whose blocks are good in one of them can be read.
     doubtful_files: int = 0
     empty: bool = False  #: no extent holds anything: there is nothing to be proven
+    #: With a block that is bad on every location: bytes are lost, of which files only the directory tells.
+    holed_extents: int = 0
 
 
 class EventsRequest(msgspec.Struct, omit_defaults=True):
