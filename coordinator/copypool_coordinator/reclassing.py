@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from copypool.protocol.capability import WRITE_LIFE_MS
-from copypool_coordinator.locations import OTHERS
-from copypool_coordinator.rows import ExtentRow, NamespaceRow
+from copypool_coordinator.locations import OTHERS, sealed
+from copypool_coordinator.rows import ExtentRow, NamespaceRow, OpenRow
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -60,6 +62,25 @@ def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:
     if before is None or after is None or before.row.primary_pool != after.row.primary_pool:
         return Verdict(True, frozenset())
     return Verdict(False, frozenset(_holders(view, row) - _of_class(view, class_id)))
+
+
+def as_rewritten(view: ClusterView, row: ExtentRow, sample: OpenRow | None, namespace: NamespaceRow) -> ExtentRow:
+    """The extent as a rewriting of the namespace will have it, its bytes apart: sealed, and of the present class.
+
+    The row itself when nothing is to change: it has that class, cannot get it, holds nothing of the namespace, or is
+    open and was not sampled yet.
+    """
+    if row.class_id == namespace.class_id:
+        return row
+    after = as_sealed(row, sample)
+    if after.open or held_bytes(after, namespace.id) is None or not judge(view, after, namespace.class_id).possible:
+        return row
+    return replace(after, class_id=namespace.class_id)
+
+
+def as_sealed(row: ExtentRow, sample: OpenRow | None) -> ExtentRow:
+    """The extent as it is once it was sealed at what is committed now; an open one without a sample as it is."""
+    return sealed(row, sample, sample.uncopied_since_ms) if row.open and sample is not None else row
 
 
 def _holders(view: ClusterView, row: ExtentRow) -> set[int]:

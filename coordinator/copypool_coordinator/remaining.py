@@ -17,7 +17,16 @@ from copypool_coordinator.controllers.filling import can_stay, is_source, withou
 from copypool_coordinator.locations import before_drop
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
-from copypool_coordinator.protection import PoolStanding, assess, is_appended, is_empty, may_leave, reach, wanted_total
+from copypool_coordinator.protection import (
+    PoolStanding,
+    Standing,
+    assess,
+    is_appended,
+    is_empty,
+    may_leave,
+    reach,
+    wanted_total,
+)
 from copypool_coordinator.recovery import prospect
 from copypool_coordinator.rows import ExtentRow, Location, ProcessRow
 
@@ -224,7 +233,8 @@ class Obstacles:
             return obstacle
         if one.namespace and (obstacle := self._of_rewriting(one, row)) is not None:
             return obstacle
-        standing = self._facts.standing(self._view, one.extent, row)
+        row = as_wanted(self._view, self._facts, one)
+        standing = standing_wanted(self._view, self._facts, one)
         if standing is None or is_empty(standing.committed):
             return None
         if verb == "audit" and not _mends(row, one):
@@ -243,7 +253,7 @@ class Obstacles:
             return self._of_discarding(one, row, standing.committed)
         for pool in pools:
             obstacle = self._of_filling(one, row, standing.committed, pool)
-            if obstacle is not None and pool.pool != own:
+            if obstacle is not None and own and pool.pool != own:
                 first = f"it has to be whole in pool {self._pool(pool.pool)} too: "
                 return obstacle._replace(why=first + obstacle.why)
             if obstacle is not None:
@@ -265,17 +275,23 @@ class Obstacles:
     def _of_rewriting(self, one: Left, row: ExtentRow) -> Obstacle | None:
         """Why an extent of a past class keeps it. Nothing changes that but another policy."""
         entry = self._view.namespaces_by_id.get(one.namespace)
-        if entry is None or row.open or row.class_id == entry.row.class_id:
+        if entry is None or row.class_id == entry.row.class_id:
             return None
+        is_open = row.open
+        row = reclassing.as_sealed(row, self._facts.opened.get(one.extent))
+        if row.open or reclassing.held_bytes(row, one.namespace) is None:
+            return None  # nothing is known of it, or it is left alone once it is sealed
         verdict = reclassing.judge(self._view, row, entry.row.class_id)
         if verdict.moves_primary:
-            return Obstacle("it would have to move to another primary pool, which this version does not do", final=True)
+            return Obstacle(
+                "it would have to move to another primary pool, which this version does not do", final=not is_open
+            )
         if not verdict.others:
             return None
         known = (self._view.namespaces_by_id.get(each) for each in sorted(verdict.others))
         names = ", ".join(each.name for each in known if each is not None) or "others"
         why = f"it has records of namespaces with another policy ({names}) too: give them the same one"
-        return Obstacle(why, final=True)
+        return Obstacle(why, final=not is_open)
 
     def _of_discarding(self, one: Left, row: ExtentRow, committed: int) -> Obstacle | None:
         place = self._facts.places.get(one.volume)
@@ -362,6 +378,24 @@ class Obstacles:
         if known is None:
             known = self._chosen[key] = self._facts.choose(without_volume(row, moving_off), pool) is not None
         return known
+
+
+def as_wanted(view: ClusterView, facts: Facts, one: Left) -> ExtentRow:
+    """The extent's row as the process wants it: of a rewriting, sealed and of the class that it is to get."""
+    row = view.extents[one.extent].row
+    entry = view.namespaces_by_id.get(one.namespace) if one.namespace else None
+    return row if entry is None else reclassing.as_rewritten(view, row, facts.opened.get(one.extent), entry.row)
+
+
+def standing_wanted(view: ClusterView, facts: Facts, one: Left) -> Standing | None:
+    """The extent against the class that the process wants it to have; None when length or class is not known yet."""
+    row = as_wanted(view, facts, one)
+    if row is view.extents[one.extent].row:
+        return facts.standing(view, one.extent, row)
+    extent_class = view.classes.get(row.class_id)
+    if extent_class is None:
+        return None
+    return assess(row, row.length, extent_class.row, facts.places, facts.moving_off(one.extent))
 
 
 def _mends(row: ExtentRow, one: Left) -> bool:

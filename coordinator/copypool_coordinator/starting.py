@@ -28,7 +28,7 @@ from copypool_coordinator.orders import Orders
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.protection import VolumeFacts, is_empty
 from copypool_coordinator.recovery import prospect
-from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, gone_already, left
+from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, gone_already, left, standing_wanted
 from copypool_coordinator.rows import FORMAT, OpenRow, ProcessRow
 
 if TYPE_CHECKING:
@@ -303,7 +303,9 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
     obstacles = Obstacles(view, facts)
     stuck = [(one, why.why) for one in items if (why := obstacles.of(row.verb, one)) is not None and not why.waits]
     blocked = {one.extent for one, _ in stuck}
-    able = [] if row.verb in ("audit", "delete", "rewrite") else [one for one in items if one.extent not in blocked]
+    able = [] if row.verb in ("audit", "delete") else [one for one in items if one.extent not in blocked]
+    if row.verb == "rewrite":  # bytes are read only for what a pool of the new class lacks
+        able = [one for one in able if (now := standing_wanted(view, facts, one)) is not None and not now.satisfied]
     origins = _origins(view, facts, able)
     size = row.total_bytes if row.verb == "rebalance" else sum(one.bytes for one in items)
     notes = list(plan.notes)
@@ -354,10 +356,11 @@ def _origins(view: ClusterView, facts: Facts, items: Sequence[Left]) -> _Origins
     merged: list[tuple[Left, str]] = []
     for one in items:
         row = view.extents[one.extent].row
-        committed = facts.committed(one.extent, row)
-        expected = prospect(row, row.length if committed is None else committed, facts.places)
-        if is_empty(one.bytes):
+        known = facts.committed(one.extent, row)
+        committed = row.length if known is None else known
+        if is_empty(committed):
             continue
+        expected = prospect(row, committed, facts.places)
         volumes.update(expected.volumes)
         if expected.outlook == "merge":
             merged.append((one, expected.why))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from copypool.cli.process_text import preview_text
 from copypool.protocol.errors import Conflict, Invalid, NotFound
 from copypool.protocol.processes import PROCESSES_MAX, ProcessRequest
 from copypool_coordinator import keys, starting
@@ -247,6 +248,18 @@ def test_a_backup_does_not_wait_for_what_came_later() -> None:
     jobs.cluster.open_extent(9, writer=1, length=LENGTH)
     jobs.look(process)
     assert jobs.row(process).state == "done"
+
+
+def test_a_little_debt_of_an_open_extent_is_read_from_its_writer() -> None:
+    jobs = cluster_with(extents=1)
+    jobs.cluster.open_extent(7, writer=1, length=MIB)
+    jobs.cluster.settle()
+    jobs.cluster.write(7, MIB + 2000)
+    found = jobs.preview(ProcessRequest("backup", pool="primary"))
+    assert (found.extents, found.bytes, found.sources) == (1, 2000, ["volume1"])
+    text = preview_text(found)
+    assert "read from   volume1: 1 extents, 2.0 KiB" in text
+    assert "no whole location" not in text
 
 
 # -- delete --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from copypool.cli.process_text import preview_text
 from copypool.protocol.errors import NotFound
 from copypool.protocol.processes import ProcessRequest
 from copypool_coordinator import keys, reclassing
@@ -88,3 +89,59 @@ def test_a_cancelled_rewriting_leaves_the_rest_as_it_is() -> None:
     jobs.cancel(process)
     jobs.run(process)
     assert jobs.row(process).state == "cancelled"
+
+
+def test_a_preview_and_its_run_agree_that_a_pool_without_volumes_can_take_nothing() -> None:
+    """The extent is judged by the class that it is to get, in the preview as in the run."""
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=-1)
+    for node in (8, 9):
+        jobs.cluster.delete(keys.named(keys.VOLUME, f"volume{node}"))
+    jobs.cluster.open_extent(7, writer=1, length=LENGTH)
+    opened = jobs.cluster.opened[7]
+    jobs.cluster.opened[7] = replace(opened, shares=[Share(5, LENGTH, 10, LENGTH // 2)])
+    jobs.cluster.wait(1)
+    request = ProcessRequest("rewrite", namespace="five")
+    found = jobs.preview(request)
+    assert (found.extents, found.blocked_extents) == (4, 4)
+    assert {each.why for each in found.blocked} == {
+        "no volume of pool 'vault' on a node without a copy of it can take it"
+    }
+    process = jobs.start(request)
+    jobs.cluster.seal(7)
+    rewriting(jobs)
+    jobs.run(process)
+    row = jobs.row(process)
+    assert (row.state, row.done_extents, [each.why for each in row.skipped]) == (
+        "incomplete",
+        0,
+        [each.why for each in found.blocked],
+    )
+
+
+def test_a_preview_does_not_ask_for_a_pool_that_the_policy_has_given_up() -> None:
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=-1)
+    rewriting(jobs)
+    jobs.cluster.settle()
+    for node in (8, 9):
+        jobs.cluster.set_access(node, "destroyed")
+    before = jobs.cluster.view.namespaces["five"].row
+    policy = replace(before, class_id=CLASS, past_classes=[MORE], class_since_ms=jobs.cluster.now_ms)
+    jobs.cluster.put(keys.named(keys.NAMESPACE, "five"), policy)
+    request = ProcessRequest("rewrite", namespace="five")
+    found = jobs.preview(request)
+    assert (found.extents, found.blocked_extents, found.shares) == (3, 0, [])
+    process = jobs.start(request)
+    for extent in range(3):
+        jobs.cluster.put_extent(extent, replace(jobs.cluster.row(extent), class_id=CLASS))
+    jobs.run(process)
+    assert (jobs.row(process).state, jobs.row(process).done_extents) == ("done", 3)
+
+
+def test_a_preview_names_the_volumes_that_new_copies_are_read_from() -> None:
+    jobs = cluster_with()
+    with_a_changed_policy(jobs, shared=-1)
+    found = jobs.preview(ProcessRequest("rewrite", namespace="five"))
+    assert [(each.volume, each.extents) for each in found.shares] == [("volume1", 3)]
+    assert "read from   volume1: 3 extents" in preview_text(found)

@@ -89,7 +89,7 @@ def _origin_lines(found: Preview) -> list[str]:
     if len(found.shares) > _SHOWN_MAX:
         lines.append(f"read from   {len(found.shares) - _SHOWN_MAX} volumes more (--json)")
     if not found.shares:
-        lines.append("read from   no whole location" if found.extents else "read from   -")
+        lines.append("read from   no whole location" if found.merged_extents else "read from   -")
     if found.merged_extents:
         merged = _amount(found.merged_extents, found.merged_bytes, found.merged_records)
         lines.append(f"perhaps     {merged}: without a whole location, known only when tried")
