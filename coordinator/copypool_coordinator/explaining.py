@@ -26,8 +26,11 @@ from copypool_coordinator.controllers.actions import (
 )
 from copypool_coordinator.policy import Facts, away_since_ms
 from copypool_coordinator.proof import Domain, Piece, at_policy, held_up_to, is_proven
+from copypool_coordinator.recovery import WAY_OUT, Prospect, outlook_of_range, prospect
+from copypool_coordinator.remaining import Left, Obstacles
 from copypool_coordinator.routing import Reasoned, end_of, held_bytes, reach_of
 from copypool_coordinator.rows import ExtentRow, Location
+from copypool_coordinator.windows import window_state
 
 if TYPE_CHECKING:
     from copypool_coordinator.view import ClusterView
@@ -47,6 +50,7 @@ def segment(
     wanted = () if known is None else (known.row.primary_pool, *known.row.copy_pools)
     end = end_of(ref)
     held = held_up_to(row, end, max(end, row.length), facts.places, domains)
+    expected = prospect(row, committed_of(facts, ref.extent, row), facts.places)
     piece = Piece(ref.length, held, wanted)
     counted = {each.volume for each in held}
     proven = is_proven(piece, now_ms, facts.policy.proof_life_ms)
@@ -61,9 +65,29 @@ def segment(
         copies=_copies(view, row, ref, ranked, counted),
         policy_met=at_policy(piece),
         proven=proven,
-        lacks=_lacks(view, facts, now_ms, row, piece),
-        doing=_doing(view, facts, now_ms, ref.extent, row),
+        lacks=[*_lost(facts, row, ref, expected), *_lacks(view, facts, now_ms, row, piece)],
+        doing=_doing(view, facts, now_ms, ref.extent, row, piece, expected),
     )
+
+
+def committed_of(facts: Facts, extent: int, row: ExtentRow) -> int:
+    """Committed bytes; of an open extent that nobody sampled those of its row."""
+    committed = facts.committed(extent, row)
+    return row.length if committed is None else committed
+
+
+def _lost(facts: Facts, row: ExtentRow, ref: SegmentRef, expected: Prospect) -> list[str]:
+    """What no location gives any more, and what ends that; nothing when all of the extent can be had."""
+    end = end_of(ref)
+    outlook, why = (
+        outlook_of_range(row, ref.offset, end, max(end, row.length), facts.places) if ref.length else ("", "")
+    )
+    if outlook == "lost":
+        return [f"it is lost: {why}: store the file again, or delete it"]
+    found = [f"it may be lost: {why}"] if outlook == "doubtful" else []
+    if expected.outlook == "lost":
+        found.append(f"its extent cannot be copied as a whole: {expected.why}. The way out: {WAY_OUT}")
+    return found
 
 
 def _copies(
@@ -78,6 +102,8 @@ def _copies(
         volume = view.volumes_by_id.get(location.volume)
         reach = reach_of(location, row)
         rank, why = order.get((location.volume, location.state, reach), (0, _unreadable(view, location)))
+        if ref.offset <= location.bad_offset < end_of(ref):
+            why += f"; the block at offset {location.bad_offset} of the extent, in this segment, is bad there"
         node = view.nodes_by_id.get(volume.row.node) if volume is not None else None
         pool = view.pools_by_id.get(volume.row.pool) if volume is not None else None
         access: AccessMode = volume.row.access if volume is not None else "destroyed"
@@ -137,12 +163,17 @@ def _lacks(view: ClusterView, facts: Facts, now_ms: int, row: ExtentRow, piece: 
     return found
 
 
-def _doing(view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow) -> list[str]:
+def _doing(
+    view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow, piece: Piece, expected: Prospect
+) -> list[str]:
     found = []
     committed = facts.committed(extent, row)
     for location in row.locations:
-        if location.state == "copying":
-            of = f" of {committed}" if committed is not None else ""
+        of = f" of {committed}" if committed is not None else ""
+        if location.stalled and location.state in ("copying", "good"):
+            name = _volume(view, location.volume)
+            found.append(f"{name} stands still at {location.length}{of} bytes: {location.stalled}")
+        elif location.state == "copying":
             found.append(f"{_volume(view, location.volume)} is pulling it: {location.length}{of} bytes there")
         elif location.state == "dropping":
             found.append(f"{_volume(view, location.volume)} is leaving: not needed any more")
@@ -152,10 +183,35 @@ def _doing(view: ClusterView, facts: Facts, now_ms: int, extent: int, row: Exten
         since_ms = away_since_ms(view, place.node, now_ms)
         if since_ms and not place.destroyed:
             found.append(_waiting(view, facts, now_ms, place.node, since_ms))
-    if facts.brake and found:
+    if expected.outlook != "lost":
+        found += _waits_for(view, facts, now_ms, extent, row, piece)
+    if facts.brake and (found or not at_policy(piece)):
         found.append(facts.brake)
-    found += [f"next: {_said(view, action)}" for action in next_steps(view, facts, now_ms, extent)]
+    steps = next_steps(view, facts, now_ms, extent)
+    if expected.outlook == "lost":
+        # A pull ends before the bytes that nobody has: to announce it would promise what cannot come.
+        steps = [each for each in steps if not isinstance(each, Pull)]
+    found += [f"next: {_said(view, action)}" for action in steps]
     return list(dict.fromkeys(found))
+
+
+def _waits_for(view: ClusterView, facts: Facts, now_ms: int, extent: int, row: ExtentRow, piece: Piece) -> list[str]:
+    """Why the pools that lack it do not get it now: a window, or nowhere to write to."""
+    obstacles = Obstacles(view, facts, now_ms)
+    size = committed_of(facts, extent, row)
+    found = []
+    for pool in piece.wanted:
+        if any(each.pool == pool for each in piece.held):
+            continue
+        entry = view.pools_by_id.get(pool)
+        if entry is not None and pool in facts.closed:
+            opens_ms = window_state(entry.row.window, entry.row.window_s, now_ms).changes_ms
+            when = f"opens at {_time(opens_ms)}" if opens_ms else "never opens"
+            found.append(f"pool {entry.name!r}: its copy window {when}")
+        obstacle = obstacles.of("restore", Left(extent, size, row.records, pool=pool))
+        if obstacle is not None:
+            found.append(f"waiting: {obstacle.why}")
+    return found
 
 
 def next_steps(view: ClusterView, facts: Facts, now_ms: int, extent: int) -> list[Action]:

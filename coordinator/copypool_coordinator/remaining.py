@@ -365,6 +365,8 @@ class Obstacles:
             until_ms = max(each.changed_ms for each in going) + policy.drop_delay_ms
             freed = self._now_ms <= until_ms and all(place.up or place.destroyed for place in places)
             return Obstacle(why, waits=freed)
+        if not any(place.pool == pool and place.writable for place in self._facts.places.values()):
+            return Obstacle(f"no volume of pool {self._pool(pool)} takes writes now: see `copypool volumes`")
         return Obstacle(f"no volume of pool {self._pool(pool)} on a node without a copy of it can take it")
 
     def _pool(self, pool: int) -> str:

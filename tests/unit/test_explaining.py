@@ -11,7 +11,7 @@ import pytest
 from copypool.protocol.api import SegmentRef
 from copypool.protocol.errors import NotFound
 from copypool.protocol.insight import LogRequest, SegmentExplained
-from copypool_coordinator import explaining, routing
+from copypool_coordinator import explaining, locations, routing
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.eventlog import LogReader, first_id
 from copypool_coordinator.occupancy import OccupancySums, content_of
@@ -23,12 +23,14 @@ from kit.toy_cluster import MIB, ToyCluster
 E = 7
 
 
-def explained(cluster: ToyCluster, zone: str = "") -> SegmentExplained:
+def explained(cluster: ToyCluster, zone: str = "", brake: str = "") -> SegmentExplained:
     ref = SegmentRef(E, 4096, 1000)
     row = cluster.row(E)
     ranked = routing.explain(cluster.view, {}, row, ref, zone=zone)
     assert [each.place for each in ranked] == routing.sources(routing.rank(cluster.view, {}, row, zone=zone), ref)
-    return explaining.segment(cluster.view, cluster.facts(), cluster.now_ms, row, ref, ranked, domains_of(cluster.view))
+    facts = cluster.facts()
+    facts.brake = facts.brake or brake
+    return explaining.segment(cluster.view, facts, cluster.now_ms, row, ref, ranked, domains_of(cluster.view))
 
 
 def test_the_explanation_gives_the_order_of_reading_with_its_reasons() -> None:
@@ -62,6 +64,56 @@ def test_a_lost_primary_is_waited_for_in_words_then_rebuilt() -> None:
     assert "its node is away" in found.copies[-1].why
     cluster.wait(cluster.policy.grace_ms + 1_000)
     assert any("next: a new location on volume2" in doing for doing in explained(cluster).doing)
+
+
+def with_a_block_bad_on_both(offset: int) -> ToyCluster:
+    """A sealed extent whose two locations have the same bad block; a replacement was given up at it."""
+    cluster = ToyCluster()
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    cluster.seal(E)
+    cluster.settle()
+    for volume in (1, 3):
+        row, location = cluster.row(E), cluster.location(E, volume)
+        cluster.put_extent(E, locations.marked(row, location, "damaged", "bad", cluster.now_ms, bad_offset=offset))
+    reserved = locations.reserved(cluster.row(E), 4, cluster.now_ms)
+    assert reserved is not None
+    cluster.put_extent(E, reserved[0])
+    row, location = cluster.row(E), cluster.location(E, 4)
+    cluster.put_extent(E, locations.given_up(row, location, 0, "no source has the block", False))
+    return cluster
+
+
+def test_a_file_with_a_block_that_is_bad_everywhere_is_called_lost_and_nothing_is_promised() -> None:
+    found = explained(with_a_block_bad_on_both(4_500))
+    assert found.lacks[0] == (
+        "it is lost: the block at offset 4500 of its extent is bad on volume1, volume3, and no other location has it: "
+        "store the file again, or delete it"
+    )
+    bad = [copy.volume for copy in found.copies if "offset 4500 of the extent, in this segment, is bad" in copy.why]
+    assert sorted(bad) == ["volume1", "volume3"]
+    assert f"volume4 stands still at 0 of {MIB} bytes: no source has the block" in found.doing
+    assert not any("is pulling it" in doing or "pulls up to" in doing for doing in found.doing)
+
+
+def test_a_file_beside_a_lost_block_is_told_what_holds_its_copies_up_and_what_to_do() -> None:
+    found = explained(with_a_block_bad_on_both(20_000))
+    assert not any("it is lost" in lack for lack in found.lacks)
+    assert "the block at offset 20000 is bad on" in found.lacks[0]
+    assert "store the readable files of the extent again" in found.lacks[0]
+
+
+def test_what_is_waited_for_is_told_also_when_nothing_is_under_way() -> None:
+    cluster = ToyCluster()
+    for node in (3, 4):
+        cluster.set_access(node, "readonly")
+    cluster.open_extent(E, writer=1, length=MIB)
+    cluster.settle()
+    assert explained(cluster).doing == [
+        "waiting: no volume of pool 'copy' takes writes now: see `copypool volumes`",
+    ]
+    found = explained(cluster, brake="re-replication is held")
+    assert "re-replication is held" in found.doing
 
 
 def test_occupancy_is_by_namespace_and_pool() -> None:
