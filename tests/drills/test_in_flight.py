@@ -7,10 +7,13 @@ import random
 import time
 from collections import Counter
 
+import pytest
+
 from copypool import Client
 from copypool.protocol.digests import digest_of, format_digest
 from drills.cluster import DrillCluster
-from drills.layout import NAMESPACE
+from drills.layout import NAMESPACE, NODE_PORT
+from drills.networks import filtered, unfiltered
 
 FILES = 12
 SIZE_BYTES = 12 << 20
@@ -18,6 +21,12 @@ READERS = 8  #: streams that are half-way when the node dies
 ROUNDS = 6
 PIECES_BEFORE = 2
 THINK_S = 0.4  #: of a reader after each piece, so that it is still half-way
+
+
+#: Its process dies on a machine that lives: the kernel there resets its connections, and refuses new ones.
+RESET = "resets their connections"
+#: Its machine goes: killed, a container takes its network with it, and nobody answers any more.
+SILENT = "falls silent"
 
 
 class Reader:
@@ -51,7 +60,8 @@ class Reader:
         assert format_digest(digest_of(bytes(content))) == self._digest
 
 
-async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[str]) -> None:
+@pytest.mark.parametrize("how", [RESET, SILENT])
+async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[str], how: str) -> None:
     cluster = shared_cluster
     waits_ms: list[float] = []
     async with cluster.client() as client:
@@ -61,18 +71,18 @@ async def test_reads_in_flight(shared_cluster: DrillCluster, record_line: list[s
             await client.put(NAMESPACE, path, random.Random(number).randbytes(SIZE_BYTES))
         for _ in range(ROUNDS):
             await cluster.green(client, "green before the node is killed")
-            waits_ms += await killed_under_readers(cluster, client, paths)
+            waits_ms += await lost_under_readers(cluster, client, paths, how)
         await cluster.green(client, "green at the end")
     waits_ms.sort()
     median, p99 = waits_ms[len(waits_ms) // 2], waits_ms[int(len(waits_ms) * 0.99)]
     record_line.append(
-        f"Reads half-way when their primary node is killed: {len(waits_ms)} of {SIZE_BYTES >> 20} MiB, 0 failed. "
+        f"Reads half-way when their primary node {how}: {len(waits_ms)} of {SIZE_BYTES >> 20} MiB, 0 failed. "
         f"Longest wait for a piece: {median:.0f} ms in the median, {p99:.0f} ms at p99, {waits_ms[-1]:.0f} ms at most."
     )
 
 
-async def killed_under_readers(cluster: DrillCluster, client: Client, paths: list[str]) -> list[float]:
-    """Kill the node that most of the files are read from while they are read; each reader's longest wait in ms."""
+async def lost_under_readers(cluster: DrillCluster, client: Client, paths: list[str], how: str) -> list[float]:
+    """Take away the node that most of the files are read from; each reader's longest wait for a piece in ms."""
     places: dict[str, str] = {}
     digests: dict[str, str] = {}
     for path in paths:
@@ -92,12 +102,16 @@ async def killed_under_readers(cluster: DrillCluster, client: Client, paths: lis
         half_way = [reader for reader in readers if not reader.ended]
         for reader in half_way:
             reader.armed = True
-        await cluster.kill(victim)
+        if how == RESET:
+            await filtered(cluster, victim, [f"-p tcp --dport {NODE_PORT} -j REJECT --reject-with tcp-reset"])
+        else:
+            await cluster.kill(victim)
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await unfiltered(cluster, victim)
         await cluster.start(victim)
     assert half_way, "every read had ended before the node died: this drill drilled nothing"
     return [reader.waited_s * 1000 for reader in half_way]
