@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from copypool.protocol.api import PoolInfo, VolumeInfo
 from copypool.protocol.policies import PoolDetails, VolumeDetails
 from copypool_coordinator import reclassing
+from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import places
 from copypool_coordinator.rows import NamespaceRow, PoolRow, VolumeRow
 from copypool_coordinator.view import ClusterView, Versioned
@@ -133,6 +135,25 @@ async def older_extents(view: ClusterView, namespace: NamespaceRow) -> OlderExte
             "give them the same policy, or let their extents be reclaimed"
         )
     return found
+
+
+async def lacking_extents(view: ClusterView, marks: Mapping[int, Mark], namespace: NamespaceRow) -> tuple[int, int]:
+    """Sealed extents of the namespace's present class that are not where it wants them, and the payload there.
+
+    Those that only just got the class are among them until their copies are there. Walks what is off policy.
+    """
+    extents = payload_bytes = 0
+    for number, (extent, mark) in enumerate(list(marks.items())):
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        known = view.extents.get(extent)
+        if known is None or known.row.open or known.row.class_id != namespace.class_id:
+            continue
+        held = reclassing.held_bytes(known.row, namespace.id)
+        if held is not None and (mark.debt or mark.under_protected):
+            extents += 1
+            payload_bytes += held
+    return extents, payload_bytes
 
 
 def _pool_name(view: ClusterView, pool_id: int) -> str:

@@ -172,6 +172,8 @@ class PolicyApi:
         entry = self._namespace(name)
         files, size_bytes, as_of_ms = self._catalog.counters.of_namespace(entry.row.id)
         older = await describing.older_extents(self._view, entry.row)
+        _, marks = await self._overview.planning()
+        lacking, lacking_bytes = await describing.lacking_extents(self._view, marks, entry.row)
         return policies.NamespaceDetails(
             info=self._policies.namespace_info(name, entry.row),
             files=files,
@@ -186,6 +188,8 @@ class PolicyApi:
             shared_with=older.shared_with,
             rewritable=not older.obstacle,
             obstacle=older.obstacle,
+            lacking_extents=lacking,
+            lacking_bytes=lacking_bytes,
         )
 
     # -- maintenance -------------------------------------------------------------------------------

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
+from copypool.cli.namespaces import namespace_text
 from copypool.cli.process_text import preview_text
+from copypool.protocol.api import NamespaceInfo
 from copypool.protocol.errors import NotFound
+from copypool.protocol.policies import NamespaceDetails
 from copypool.protocol.processes import ProcessRequest
-from copypool_coordinator import keys, reclassing
+from copypool_coordinator import describing, keys, reclassing
 from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, PoolRow, Share
 from kit.toy_cluster import CLASS, COPY, PRIMARY
 from kit.toy_jobs import LENGTH, ToyJobs, cluster_with
@@ -117,6 +122,10 @@ def test_a_preview_and_its_run_agree_that_a_pool_without_volumes_can_take_nothin
         0,
         [each.why for each in found.blocked],
     )
+    namespace = jobs.cluster.view.namespaces["five"].row
+    assert (asyncio.run(describing.older_extents(jobs.cluster.view, namespace))).extents == 0
+    lacking = asyncio.run(describing.lacking_extents(jobs.cluster.view, jobs.marks(), namespace))
+    assert lacking == (4, 4 * LENGTH // 2), "of the present policy by name alone"
 
 
 def test_a_preview_does_not_ask_for_a_pool_that_the_policy_has_given_up() -> None:
@@ -145,3 +154,11 @@ def test_a_preview_names_the_volumes_that_new_copies_are_read_from() -> None:
     found = jobs.preview(ProcessRequest("rewrite", namespace="five"))
     assert [(each.volume, each.extents) for each in found.shares] == [("volume1", 3)]
     assert "read from   volume1: 3 extents" in preview_text(found)
+
+
+def test_a_namespace_says_how_many_extents_are_not_where_its_policy_wants_them() -> None:
+    info = NamespaceInfo("five", 5, "primary", ["copy", "vault"], "primary")
+    details = NamespaceDetails(info, 3, 0, 0.0, False, 0, 0, [], True, "", lacking_extents=8, lacking_bytes=2048)
+    assert "not yet       8 extents, 2.0 KiB, where the policy wants them" in namespace_text(details)
+    details.lacking_extents = 0
+    assert "not yet" not in namespace_text(details)

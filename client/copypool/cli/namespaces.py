@@ -157,7 +157,12 @@ def namespace_list() -> None:
 def _show(details: NamespaceDetails) -> None:
     if settings().json:
         show_json(details)
-        return
+    else:
+        click.echo(namespace_text(details))
+
+
+def namespace_text(details: NamespaceDetails) -> str:
+    """One namespace for reading."""
     info = details.info
     ack = info.ack if info.ack == "primary" else f"{info.ack}, else {info.on_copy_failure}"
     quota = f" of {readable_bytes(info.quota_bytes)}" if info.quota_bytes else ""
@@ -175,4 +180,7 @@ def _show(details: NamespaceDetails) -> None:
         lines.append(f"older policy  {older}{doing}")
     if details.obstacle:
         lines.append(f"              {details.obstacle}")
-    click.echo("\n".join(lines))
+    if details.lacking_extents:
+        lacking = f"{details.lacking_extents} extents, {readable_bytes(details.lacking_bytes)}"
+        lines.append(f"not yet       {lacking}, where the policy wants them: see `copypool status`")
+    return "\n".join(lines)

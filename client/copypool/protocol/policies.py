@@ -141,6 +141,8 @@ class NamespaceDetails(msgspec.Struct):
     shared_with: list[str]  #: namespaces with another policy whose records may be in those extents
     rewritable: bool  #: `namespace rewrite` can do all of them
     obstacle: str  #: why not; "" when it can
+    lacking_extents: int = 0  #: sealed extents of its present class that are not yet where that wants them
+    lacking_bytes: int = 0  #: payload of this namespace in those
 
 
 class MaintenanceRequest(msgspec.Struct):
