@@ -176,6 +176,8 @@ def _waiting(now: ProcessRow) -> str:
     """What a running process waits for, in a sentence; "" when all of it goes on."""
     if now.cancelled_by:
         return f"it is being cancelled, as {now.cancelled_by} asked"
+    if now.state == "running" and now.outcome:
+        return now.outcome
     if not now.skipped:
         return ""
     left = now.total_extents - now.done_extents

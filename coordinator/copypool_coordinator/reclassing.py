@@ -51,9 +51,9 @@ def may_be_written_by_old_leases(namespace: NamespaceRow, row: ExtentRow) -> boo
     return row.opened_ms <= namespace.class_since_ms + WRITE_LIFE_MS
 
 
-def leases_live(namespace: NamespaceRow, now_ms: int) -> bool:
-    """Whether somebody may still write under the policy before."""
-    return now_ms < namespace.class_since_ms + WRITE_LIFE_MS
+def lease_left_ms(namespace: NamespaceRow, now_ms: int) -> int:
+    """For how long somebody may still write under the policy before; 0: nobody may."""
+    return max(0, namespace.class_since_ms + WRITE_LIFE_MS - now_ms) if namespace.past_classes else 0
 
 
 def judge(view: ClusterView, row: ExtentRow, class_id: int) -> Verdict:

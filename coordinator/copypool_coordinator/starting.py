@@ -20,6 +20,7 @@ from copypool.protocol.processes import (
     SourceShare,
     VolumeIntent,
 )
+from copypool_coordinator import reclassing
 from copypool_coordinator.controllers.processes import FOUND_MAX
 from copypool_coordinator.heartbeats import Loads
 from copypool_coordinator.jobs import EMPTYING
@@ -191,11 +192,14 @@ def refuse_twins(view: ClusterView, row: ProcessRow) -> None:
 
 
 def refuse_futile(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Plan) -> None:
-    """A volume is not taken out of service for a move of which nothing can be done. `facts` as for the preview.
+    """A volume is not taken out of service for a move of which nothing can be done, and a rewriting of which nothing
+    ever can is not begun. `facts` as for the preview.
 
     Raises:
-        Conflict: none of its extents can go anywhere now.
+        Conflict: none of its extents can go anywhere now, or get another class.
     """
+    if plan.row.verb == "rewrite":
+        _refuse_futile_rewriting(view, facts, marks, plan.row)
     if plan.row.verb not in ("move", "drain"):
         return
     obstacles = Obstacles(view, facts)
@@ -215,6 +219,22 @@ def refuse_futile(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], pl
             "extents). Add a volume on another node to the pool or bring back who is away; `restore` what is lost; to "
             "merely stop writes there, `volume update V --access readonly`",
             blocked_extents=held,
+        )
+
+
+def _refuse_futile_rewriting(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: ProcessRow) -> None:
+    """While leases of the policy before live, they may bring extents that can be rewritten: it waits for their end."""
+    items = left(view, facts, marks, row)
+    if not items or reclassing.lease_left_ms(view.namespaces_by_id[row.namespace].row, row.created_ms):
+        return
+    obstacles = Obstacles(view, facts)
+    found = [obstacles.of(row.verb, one) for one in items]
+    final = [obstacle.why for obstacle in found if obstacle is not None and obstacle.final]
+    if len(final) == len(items):
+        raise Conflict(
+            f"nothing of {row.what} can be rewritten, so nothing was begun: {final[0]} (--preview lists all "
+            f"{len(items)} extents)",
+            blocked_extents=len(items),
         )
 
 
@@ -311,6 +331,8 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
     notes = list(plan.notes)
     if gone:
         notes.append(f"{len(gone)} more extents are leaving it already, and nothing of them is lacking elsewhere")
+    if row.verb == "rewrite":
+        notes += _lease_note(view, row)
     if facts.brake:
         notes.append(facts.brake)
     if not items and not size:
@@ -334,6 +356,13 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
         merged_extents=len(origins.merged),
         merged_bytes=sum(one.bytes for one, _ in origins.merged),
         merged_records=sum(one.records for one, _ in origins.merged),
+    )
+
+
+def _lease_note(view: ClusterView, row: ProcessRow) -> list[str]:
+    left_ms = reclassing.lease_left_ms(view.namespaces_by_id[row.namespace].row, row.created_ms)
+    return (
+        [f"leases from before the update live for {-(-left_ms // 1000)} s: it does not end sooner"] if left_ms else []
     )
 
 

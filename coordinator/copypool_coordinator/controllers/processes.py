@@ -85,7 +85,11 @@ def look(
         after.done_bytes = after.total_bytes - size
     if row.cancelled_by:
         return _ended(after, "cancelled", [], now_ms)
-    if _may_grow(view, row, now_ms):
+    if left_ms := _lease_left_ms(view, row, now_ms):
+        if explain:
+            obstacles = Obstacles(view, facts, now_ms)
+            _list(after, [(one, why) for one in items if (why := obstacles.of(row.verb, one)) is not None])
+            after.outcome = _lease_sentence(after, len(items), left_ms)
         return after
     if not items and not after.moves:
         return _ended(after, "done", [], now_ms)
@@ -111,10 +115,16 @@ def look(
     return after
 
 
-def _may_grow(view: ClusterView, row: ProcessRow, now_ms: int) -> bool:
-    """Whether more may come to it that was asked for: extents that old leases still write under an older policy."""
+def _lease_left_ms(view: ClusterView, row: ProcessRow, now_ms: int) -> int:
+    """For how long more may come to it that was asked for: extents that old leases write under an older policy."""
     entry = view.namespaces_by_id.get(row.namespace) if row.verb == "rewrite" else None
-    return entry is not None and reclassing.leases_live(entry.row, now_ms)
+    return 0 if entry is None else reclassing.lease_left_ms(entry.row, now_ms)
+
+
+def _lease_sentence(row: ProcessRow, items: int, left_ms: int) -> str:
+    waits = f"it waits for leases from before the update, which live for {-(-left_ms // 1000)} s"
+    held = f"; {row.skipped_total} of the {items} extents that are left cannot go on: " if row.skipped else ""
+    return waits + held + (row.skipped[0].why if row.skipped else "")
 
 
 def _list(row: ProcessRow, held: Sequence[tuple[Left, Obstacle]]) -> None:
