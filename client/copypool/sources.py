@@ -235,7 +235,8 @@ def _exhausted(sources: SegmentSources, plan: SegmentPlan, position: int) -> Cop
     if sources.nothing_to_come and not plan.offsite:
         return DataLost(
             f"{message}; no location is left that could hold it: `copypool explain` shows what became of each. A "
-            "volume that was given up can be brought back; else store the file again, or delete it"
+            "volume that was given up can be brought back; else store the file again, or delete it. Other files of its "
+            "extent may be readable, but not copied again: `copypool status` says what to do"
         )
     if plan.offsite:
         message += f"; {', '.join(plan.offsite)} offsite may hold it"

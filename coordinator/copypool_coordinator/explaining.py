@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import AccessMode, SegmentRef
-from copypool.protocol.insight import CopyExplained, SegmentExplained
+from copypool.protocol.insight import WAY_OUT, CopyExplained, SegmentExplained
 from copypool_coordinator.controllers import audit, copy, health, repair
 from copypool_coordinator.controllers.actions import (
     Action,
@@ -26,7 +26,7 @@ from copypool_coordinator.controllers.actions import (
 )
 from copypool_coordinator.policy import Facts, away_since_ms
 from copypool_coordinator.proof import Domain, Piece, at_policy, held_up_to, is_proven
-from copypool_coordinator.recovery import WAY_OUT, Prospect, outlook_of_range, prospect
+from copypool_coordinator.recovery import Prospect, outlook_of_range, prospect
 from copypool_coordinator.remaining import Left, Obstacles
 from copypool_coordinator.routing import Reasoned, end_of, held_bytes, reach_of
 from copypool_coordinator.rows import ExtentRow, Location

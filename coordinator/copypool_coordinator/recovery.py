@@ -19,13 +19,6 @@ from copypool_coordinator.rows import ExtentRow, Location
 Outlook = Literal["whole", "merge", "away", "lost"]
 RangeOutlook = Literal["readable", "doubtful", "away", "lost"]
 
-#: What ends the trouble with an extent of which a block is bad everywhere: its bytes cannot be moved off it yet.
-WAY_OUT = (
-    "store the readable files of the extent again (`copypool query damaged --files` names those behind the block, "
-    "`copypool query content VOLUME --files` all), delete the lost ones; the extent itself stays marked until there is "
-    "`reclaim`"
-)
-
 #: Best first, as sources of a pull: a damaged or leaving location is asked only for what no other one has.
 _ORDER = {"good": 0, "copying": 1, "dropping": 2, "damaged": 3}
 

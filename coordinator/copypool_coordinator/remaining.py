@@ -324,7 +324,9 @@ class Obstacles:
         facts = self._facts
         expected = prospect(row, committed, facts.places)
         if expected.outlook in ("away", "lost"):
-            return Obstacle(expected.why, final=expected.outlook == "lost" and not expected.damaged)
+            ends = "; its readable files can be stored again: `copypool status` says how" if expected.damaged else ""
+            final = expected.outlook == "lost" and not expected.damaged
+            return Obstacle(expected.why + ends, final=final)
         moving_off = facts.orders.moves.get(one.extent)
         elsewhere = self._can_place(row, pool.pool, moving_off)
         given_up: Obstacle | None = None

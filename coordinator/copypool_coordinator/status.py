@@ -16,6 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import StatusReply
+from copypool.protocol.insight import WAY_OUT
 from copypool.protocol.protection import ScrubProgress
 from copypool_coordinator import exposure, rpo
 from copypool_coordinator.heartbeats import Heartbeats
@@ -23,7 +24,6 @@ from copypool_coordinator.lists import names_of, nodes, pool_name, silent_nodes
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Policy, away_since_ms
 from copypool_coordinator.protection import VolumeFacts, is_empty
-from copypool_coordinator.recovery import WAY_OUT
 from copypool_coordinator.rows import ExtentRow, OpenRow
 from copypool_coordinator.windows import window_state
 

@@ -259,7 +259,8 @@ def nothing_left(
     if all((failure := failures.get(each.volume_id)) is not None and each.is_final(failure) for each in places):
         return DataLost(
             f"no location is left that could hold the bytes of {path!r}{said}: `copypool explain` shows what became of "
-            "each. A volume that was given up can be brought back; else store the file again, or delete it"
+            "each. A volume that was given up can be brought back; else store the file again, or delete it. Other "
+            "files of its extent may be readable, but not copied again: `copypool status` says what to do"
         )
     if isinstance(last, DigestMismatch) and all(place.reachable for place in places):
         return DigestMismatch(f"every location of {path!r} holds damaged bytes there: see `copypool query damaged`")

@@ -10,6 +10,7 @@ import click
 
 from copypool.cli.options import Verb, run, settings, show_json, show_json_line
 from copypool.cli.output import printable, readable_bytes, readable_time, status_text, table
+from copypool.protocol.insight import WAY_OUT
 
 if TYPE_CHECKING:
     from copypool.client import Client
@@ -142,11 +143,15 @@ def damaged(files: bool) -> None:
 async def _show_damaged_files(client: Client) -> None:
     given = settings().namespace
     names = [given] if given is not None else [each.name for each in await client.namespaces()]
+    lost = False
     async for namespace, file in client.insight.damaged_files(names):
+        lost |= file.outlook == "lost"
         if settings().json:
             show_json_line({"namespace": namespace, "file": file})
         else:
             click.echo(f"{printable(f'{namespace}/{file.path}')}  {file.outlook}  extent {file.extent}: {file.why}")
+    if lost and not settings().json:
+        click.echo(f"The way out: {WAY_OUT}", err=True)
 
 
 @click.command(cls=Verb)

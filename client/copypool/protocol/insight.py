@@ -13,6 +13,12 @@ import msgspec
 from copypool.protocol.api import AccessMode, AckRule, Event, LocationState, PoolType
 
 PROBLEMS_MAX = 20  #: examples in one page
+#: What ends the trouble with an extent of which a block is bad everywhere: its bytes cannot be moved off it yet.
+WAY_OUT = (
+    "store the readable files of the extent again (`copypool query damaged --files` names those behind the block, "
+    "`copypool query content VOLUME --files` all), delete the lost ones; the extent itself stays marked until there is "
+    "`reclaim`"
+)
 
 
 # -- prove ------------------------------------------------------------------------------------
