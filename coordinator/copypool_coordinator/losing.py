@@ -155,13 +155,20 @@ class Losing:
         taken: list[VolumeFacts] = [
             self._gone[each.volume] for pool in standing.pools for each in pool.full if each.volume in self._gone
         ]
-        for pool in standing.pools:
-            if not pool.full and any(self._here(row, pool.pool)):
-                self._rebuild(extent, row, sample, committed, pool, taken)
+        lacking = [pool for pool in standing.pools if not pool.full and any(self._here(row, pool.pool))]
+        for pool in lacking:
+            self._rebuild(extent, row, sample, committed, pool, taken)
+        if mark is not None and mark.under_protected and not lacking:
+            source = prospect(row, committed, self._gone)
+            if source.outlook not in ("whole", "merge"):
+                self._block(Blocked(extent, committed, _records(row, sample), source.why))
 
     def _here(self, row: ExtentRow, pool: int) -> list[bool]:
-        """For each location of the pool that counted: whether it is on a volume that leaves."""
-        places = [self._now.get(each.volume) for each in row.locations if each.state in ("good", "copying")]
+        """For each location of the pool that is not on its way out: whether it is on a volume that leaves.
+
+        Bad ones too: their replacement would be made elsewhere, or cannot be made at all.
+        """
+        places = [self._now.get(each.volume) for each in row.locations if each.state != "dropping"]
         return [place.volume in self._lost for place in places if place is not None and place.pool == pool]
 
     def _reading(self, row: ExtentRow, committed: int, sample: OpenRow | None) -> None:
@@ -196,7 +203,7 @@ class Losing:
         taken: list[VolumeFacts],
     ) -> None:
         loss = self.loss
-        records = sample.records if row.open and sample is not None else row.records
+        records = _records(row, sample)
         source = prospect(row, committed, self._gone)
         if source.outlook not in ("whole", "merge"):
             self._block(Blocked(extent, committed, records, source.why))
@@ -231,6 +238,11 @@ class Losing:
         self.loss.blocked_sum.add(blocked.size)
         if len(self.loss.blocked) < SKIPPED_MAX:
             self.loss.blocked.append(blocked)
+
+
+def _records(row: ExtentRow, sample: OpenRow | None) -> int:
+    """Committed records; of an open extent its sample knows."""
+    return sample.records if row.open and sample is not None else row.records
 
 
 def _longest(row: ExtentRow, committed: int, places: Places, *, up: bool) -> int:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from copypool.cli.drills import loss_text
 from copypool.protocol.api import LocationState, SegmentRef
-from copypool.protocol.drills import LossCounts, LossForecast, LossReport
+from copypool.protocol.drills import LossCounts, LossFile, LossForecast, LossReport
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
 from copypool_coordinator import keys, losing
 from copypool_coordinator.losing import Losing, Repaired, Room, measured_bytes_per_s, outlook_of, without
@@ -118,6 +119,36 @@ def test_damage_elsewhere_makes_it_doubtful() -> None:
     found = loss_of(little, 1)
     assert (found.doubtful_extents, found.unavailable_extents) == (1, 0)
     assert not passed(found)
+
+
+def test_what_a_bad_block_keeps_from_being_rebuilt_is_counted_with_its_reason() -> None:
+    little = cluster()
+    for extent in (5, 6):
+        little.extent(extent, [at(1, LENGTH), at(3, LENGTH)], length=LENGTH)
+    bad = [Location(volume, 1, "damaged", LENGTH, 0, bad_offset=MIB) for volume in (1, 3)]
+    little.extent(7, bad, length=LENGTH)
+    found = loss_of(little, 1)
+    assert (found.under_protected_extents, found.rebuild_extents, found.blocked_extents) == (3, 2, 1)
+    assert "gone" in found.blocked[0].why or "is bad on" in found.blocked[0].why
+    leaving = Location(1, 1, "dropping", LENGTH, 0, bad_offset=MIB, before="damaged")
+    little.extent(7, [leaving, bad[1]], length=LENGTH)
+    found = loss_of(little, 1)
+    assert (found.under_protected_extents, found.rebuild_extents, found.blocked_extents) == (3, 2, 1)
+
+
+def test_doubtful_files_are_not_listed_as_unreadable() -> None:
+    little = cluster()
+    little.extent(7, [at(1, LENGTH), at(3, LENGTH)], length=LENGTH)
+    counts = LossCounts(unavailable_files=1, doubtful_files=2)
+    files = [
+        LossFile("default", "gone", 1, 10, "d", "unavailable", True, True),
+        LossFile("default", "perhaps", 1, 10, "d", "doubtful", False, True),
+    ]
+    text = loss_text(LossReport(loss_of(little, 1), counts, files))
+    unreadable, doubtful = text.split("known only when read (doubtful):")
+    assert "default/gone" in unreadable.split("could not be read:")[1]
+    assert "default/perhaps" not in unreadable
+    assert "default/perhaps  10 bytes, already so\n  ... and more" in doubtful
 
 
 def test_extents_beyond_the_room_that_is_left_are_not_rebuilt() -> None:

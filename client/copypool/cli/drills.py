@@ -160,15 +160,19 @@ def loss_text(report: LossReport) -> str:
     if found.blocked:
         lines += ["", "not rebuilt, for example:"]
         lines += [f"  extent {each.extent}: {printable(each.why)}" for each in found.blocked[:_BLOCKED_SHOWN]]
-    if report.files:
-        lines += ["", "could not be read:"]
+    for state, head in (("unavailable", "could not be read:"), ("doubtful", "known only when read (doubtful):")):
+        files = [each for each in report.files if each.state == state]
+        if not files:
+            continue
+        lines += ["", head]
         lines += [
-            f"  {printable(f'{each.namespace}/{each.path}')}  {each.size} bytes, {each.state}"
+            f"  {printable(f'{each.namespace}/{each.path}')}  {each.size} bytes"
             + (", lost if it never came back" if each.lost else "")
             + (", already so" if each.before else "")
-            for each in report.files
+            for each in files
         ]
-        if len(report.files) < counts.unavailable_files + counts.doubtful_files:
+        counted = counts.unavailable_files if state == "unavailable" else counts.doubtful_files
+        if len(files) < counted:
             lines.append("  ... and more")
     lines += [f"warning: {printable(each)}" for each in found.warnings]
     return "\n".join(lines)
