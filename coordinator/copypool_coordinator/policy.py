@@ -210,6 +210,11 @@ class Facts:
         place = self.places.get(location.volume)
         return place is not None and place.counted
 
+    def readable(self, location: Location) -> bool:
+        """Whether it counts and can be read back now: what is offsite cannot."""
+        place = self.places.get(location.volume)
+        return place is not None and place.counted and place.up
+
     def committed(self, extent: int, row: ExtentRow) -> int | None:
         """The committed length; None for an open extent that was not sampled yet."""
         if not row.open:

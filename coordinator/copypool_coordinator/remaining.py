@@ -6,7 +6,7 @@ a process can neither lose count nor claim what is not so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
@@ -250,7 +250,7 @@ class Obstacles:
             needed = verb in ("move", "drain") and any(pool.pool == own for pool in pools)
             return self._of_sealing(one, row, own) if needed else None
         if verb == "delete":
-            return self._of_discarding(one, row, standing.committed)
+            return self._of_discarding(one, row, standing.committed, pools)
         for pool in pools:
             obstacle = self._of_filling(one, row, standing.committed, pool)
             if obstacle is not None and own and pool.pool != own:
@@ -293,14 +293,41 @@ class Obstacles:
         why = f"it has records of namespaces with another policy ({names}) too: give them the same one"
         return Obstacle(why, final=not is_open)
 
-    def _of_discarding(self, one: Left, row: ExtentRow, committed: int) -> Obstacle | None:
+    def _of_discarding(
+        self, one: Left, row: ExtentRow, committed: int, pools: Sequence[PoolStanding]
+    ) -> Obstacle | None:
         place = self._facts.places.get(one.volume)
         if place is None or place.intent == "force":
             return None
         for location in row.locations:
             if location.volume == one.volume and not may_leave(row, location, committed, self._facts.counted, 1):
                 return None if location.state == "dropping" else Obstacle(_LAST[location.state])
+        if (why := self._of_proving(one, row, committed, pools)) is not None:
+            return why
         return None if place.up or place.destroyed else Obstacle(f"the node of volume {place.name} is away")
+
+    def _of_proving(self, one: Left, row: ExtentRow, committed: int, pools: Sequence[PoolStanding]) -> Obstacle | None:
+        """What counts besides it is offsite and cannot be read back, and no pool of these can be filled instead."""
+        places = self._facts.places
+        for location in row.locations:
+            if location.volume != one.volume or may_leave(row, location, committed, self._proves(location), 1):
+                continue
+            if any(self._of_filling(one, row, committed, pool) is None for pool in pools):
+                return None
+            known = [places[each.volume] for each in row.locations if each.volume in places]
+            names = ", ".join(place.name for place in known if place.counted and not place.up)
+            return Obstacle(f"only {names} has it too, which is offsite: it cannot be read back there")
+        return None
+
+    def _proves(self, leaving: Location) -> Callable[[Location], bool]:
+        """Whether a location can be read back before that one goes, or was since that began to go."""
+
+        def proves(other: Location) -> bool:
+            place = self._facts.places.get(other.volume)
+            was_read = leaving.state == "dropping" and other.verified_ms >= max(1, leaving.decided_ms)
+            return place is not None and place.counted and (place.up or was_read)
+
+        return proves
 
     def _of_leaving(self, one: Left, row: ExtentRow, committed: int, settled: bool) -> Obstacle | None:
         place = self._facts.places.get(one.volume)

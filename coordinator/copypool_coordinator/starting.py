@@ -50,6 +50,7 @@ class Plan:
     access: AccessMode | None = None
     intent: VolumeIntent | None = None
     notes: tuple[str, ...] = ()
+    refused: str = ""  #: why it can be previewed and not be started
 
 
 def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> Plan:
@@ -145,12 +146,13 @@ def _delete(view: ClusterView, request: ProcessRequest, row: ProcessRow) -> Plan
     if request.force and request.force != request.volume:
         raise Invalid(f"--force repeats the volume's name, which is {request.volume!r}")
     held = len(view.extents_by_volume.get(entry.row.id, ()))
+    refused = ""
     if held and not request.discard_data:
-        raise Conflict(
+        refused = (
             f"volume {request.volume!r} holds {held} extents: `move data` first, `restore` it if it is lost, "
             "or --discard-data"
         )
-    return Plan(row, intent="force" if request.force else "discard")
+    return Plan(row, intent="force" if request.force else "discard", refused=refused)
 
 
 def _backup(view: ClusterView, request: ProcessRequest, row: ProcessRow) -> None:
@@ -193,11 +195,13 @@ def refuse_twins(view: ClusterView, row: ProcessRow) -> None:
 
 def refuse_futile(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Plan) -> None:
     """A volume is not taken out of service for a move of which nothing can be done, and a rewriting of which nothing
-    ever can is not begun. `facts` as for the preview.
+    ever can is not begun, nor is what the request was not allowed to do. `facts` as for the preview.
 
     Raises:
-        Conflict: none of its extents can go anywhere now, or get another class.
+        Conflict: none of its extents can go anywhere now, or get another class; or its volume is not empty.
     """
+    if plan.refused:
+        raise Conflict(plan.refused)
     if plan.row.verb == "rewrite":
         _refuse_futile_rewriting(view, facts, marks, plan.row)
     if plan.row.verb not in ("move", "drain"):
@@ -328,7 +332,7 @@ def preview(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], plan: Pl
         able = [one for one in able if (now := standing_wanted(view, facts, one)) is not None and not now.satisfied]
     origins = _origins(view, facts, able)
     size = row.total_bytes if row.verb == "rebalance" else sum(one.bytes for one in items)
-    notes = list(plan.notes)
+    notes = [*plan.notes, *([f"refused as it is: {plan.refused}"] if plan.refused else [])]
     if gone:
         notes.append(f"{len(gone)} more extents are leaving it already, and nothing of them is lacking elsewhere")
     if row.verb == "rewrite":

@@ -284,6 +284,49 @@ def test_discarded_data_goes_only_after_its_survivors_were_read_back() -> None:
         assert copy.verified_ms >= began_ms, "stale green was trusted"
 
 
+def test_data_whose_other_location_is_offsite_is_not_discarded_since_that_cannot_be_read_back() -> None:
+    jobs = cluster_with(1, primary_nodes=1, copy_nodes=1)
+    jobs.cluster.set_access(2, "offsite")
+    request = ProcessRequest("delete", volume="volume1", discard_data=True)
+    found = jobs.preview(request)
+    assert (found.blocked_extents, found.dies_extents) == (1, 0)
+    assert found.blocked[0].why == "only volume2 has it too, which is offsite: it cannot be read back there"
+    process = jobs.start(request)
+    jobs.run(process)
+    row = jobs.row(process)
+    assert (row.state, [each.why for each in row.skipped]) == ("incomplete", [each.why for each in found.blocked])
+    assert on(jobs, 1) == [0]
+
+    jobs.cluster.add_node(3, "primary")  # another location can be made first, and read back
+    assert jobs.preview(request).blocked == []
+    process = jobs.start(request)
+    jobs.run(process)
+    assert (jobs.row(process).state, on(jobs, 3)) == ("done", [0])
+
+
+def test_force_discards_what_else_is_offsite_alone() -> None:
+    jobs = cluster_with(1, primary_nodes=1, copy_nodes=1)
+    jobs.cluster.set_access(2, "offsite")
+    request = ProcessRequest("delete", volume="volume1", discard_data=True, force="volume1")
+    assert jobs.preview(request).blocked == []
+    process = jobs.start(request)
+    jobs.run(process)
+    assert jobs.row(process).state == "done"
+
+
+def test_a_preview_of_a_deletion_shows_what_would_die_before_anything_is_granted() -> None:
+    jobs = cluster_with()
+    jobs.cluster.mark(1, jobs.copy_of(1), "damaged")
+    request = ProcessRequest("delete", volume="volume1")
+    found = jobs.preview(request)
+    assert (found.extents, found.dies_extents, [each.extent for each in found.blocked]) == (3, 1, [1])
+    (note,) = found.notes
+    assert note.startswith("refused as it is: volume 'volume1' holds 3 extents: `move data` first")
+    jobs.cluster.add_node(9, "copy")
+    empty = jobs.preview(ProcessRequest("delete", volume="volume9"))
+    assert (empty.extents, empty.notes) == (0, ["nothing to do"])
+
+
 def test_a_volume_that_was_moved_off_can_be_deleted_and_two_do_not_empty_one_at_once() -> None:
     jobs = cluster_with()
     process = jobs.start(ProcessRequest("move", volume="volume1"))

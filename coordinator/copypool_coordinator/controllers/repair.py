@@ -142,7 +142,7 @@ def _discard(
             continue
         if may_leave(row, location, standing.committed, facts.counted, 1, verified_since_ms=decided_ms):
             found.append(BeginDrop(key, "its volume's data is discarded", wanted=1))
-        elif may_leave(row, location, standing.committed, facts.counted, 1):
+        elif may_leave(row, location, standing.committed, facts.readable, 1):
             found += _verify_survivors(view, facts, extent, row, standing, key, decided_ms)
         elif place.intent == "force":
             found.append(BeginDrop(key, "an operator forced it", wanted=1, forced=True))
@@ -246,6 +246,8 @@ def _verify_survivors(
             place = facts.places[survivor.volume]
             session = view.sessions.get(place.node)
             asked = facts.memory.verifies.get(key)
+            if not place.up:
+                continue  # offsite: it counts, and is not read
             if key == leaving or survivor.verified_ms >= decided_ms or session is None or asked is not None:
                 continue
             if not facts.may_verify(survivor.volume, facts.policy.urgent_verifies_per_volume):
