@@ -259,7 +259,7 @@ class Obstacles:
             if obstacle is not None:
                 return obstacle
         if one.volume and verb != "audit":
-            return self._of_leaving(one, row, standing.committed, standing.settled)
+            return self._of_leaving(one, row, standing)
         return None
 
     def _of_sealing(self, one: Left, row: ExtentRow, pool: int) -> Obstacle | None:
@@ -308,16 +308,17 @@ class Obstacles:
 
     def _of_proving(self, one: Left, row: ExtentRow, committed: int, pools: Sequence[PoolStanding]) -> Obstacle | None:
         """What counts besides it is offsite and cannot be read back, and no pool of these can be filled instead."""
-        places = self._facts.places
         for location in row.locations:
             if location.volume != one.volume or may_leave(row, location, committed, self._proves(location), 1):
                 continue
             if any(self._of_filling(one, row, committed, pool) is None for pool in pools):
                 return None
-            known = [places[each.volume] for each in row.locations if each.volume in places]
-            names = ", ".join(place.name for place in known if place.counted and not place.up)
-            return Obstacle(f"only {names} has it too, which is offsite: it cannot be read back there")
+            return Obstacle(f"only {self._offsite(row)} has it too, which is offsite: it cannot be read back there")
         return None
+
+    def _offsite(self, row: ExtentRow) -> str:
+        known = [self._facts.places[each.volume] for each in row.locations if each.volume in self._facts.places]
+        return ", ".join(dict.fromkeys(place.name for place in known if place.counted and not place.up))
 
     def _proves(self, leaving: Location) -> Callable[[Location], bool]:
         """Whether a location can be read back before that one goes, or was since that began to go."""
@@ -329,16 +330,24 @@ class Obstacles:
 
         return proves
 
-    def _of_leaving(self, one: Left, row: ExtentRow, committed: int, settled: bool) -> Obstacle | None:
+    def _of_leaving(self, one: Left, row: ExtentRow, standing: Standing) -> Obstacle | None:
         place = self._facts.places.get(one.volume)
         extent_class = self._view.classes.get(row.class_id)
         if place is None or extent_class is None:
             return None
         if not place.up and not place.destroyed:
             return Obstacle(f"the node of volume {place.name} is away")
-        if not settled:
+        wanted, committed = wanted_total(extent_class.row), standing.committed
+        # What a pool still gets is read back as it is written; what is there already has to be read back.
+        there = sum(1 for pool in standing.pools if pool.staying)
+        for location in row.locations:
+            if location.volume != one.volume or location.state == "dropping" or not there:
+                continue
+            offsite = may_leave(row, location, committed, self._facts.counted, there)
+            if offsite and not may_leave(row, location, committed, self._proves(location), there):
+                return Obstacle(f"{self._offsite(row)} has its copy and is offsite: it cannot be read back there first")
+        if not standing.settled:
             return None
-        wanted = wanted_total(extent_class.row)
         for location in row.locations:
             if location.volume != one.volume or location.state == "dropping":
                 continue

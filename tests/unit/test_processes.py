@@ -169,6 +169,23 @@ def test_an_open_extent_is_sealed_and_moved() -> None:
     assert on(jobs, 1) == []
 
 
+def test_what_has_its_copy_offsite_does_not_move_since_that_cannot_be_read_back() -> None:
+    jobs = cluster_with(1, copy_nodes=1)
+    jobs.cluster.set_access(3, "offsite")
+    for request in (ProcessRequest("move", volume="volume1"), ProcessRequest("drain", node="node1")):
+        (blocked,) = jobs.preview(request).blocked
+        assert blocked.why == "volume3 has its copy and is offsite: it cannot be read back there first"
+        with pytest.raises(Conflict, match="nothing was begun: volume3 has its copy and is offsite"):
+            jobs.start(request)
+    jobs.cluster.set_access(3, "readonly")
+    process = jobs.start(ProcessRequest("move", volume="volume1"))
+    jobs.cluster.set_access(3, "offsite")
+    jobs.run(process)
+    row = jobs.row(process)
+    assert (row.state, [each.why for each in row.skipped]) == ("incomplete", [blocked.why])
+    assert jobs.cluster.view.volumes["volume1"].row.intent == ""
+
+
 # -- audit ---------------------------------------------------------------------------------------
 def test_an_audit_reads_everything_back_and_counts_what_it_finds() -> None:
     jobs = cluster_with(extents=5)
