@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -18,10 +19,12 @@ from copypool_coordinator.auth import Auth
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.choosing import chooser
 from copypool_coordinator.controllers.processes import look
+from copypool_coordinator.departing import Departing, departing
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.overview import Overview
 from copypool_coordinator.policy import Facts
+from copypool_coordinator.remaining import left
 from copypool_coordinator.rows import FORMAT, EventRow, FileFlag, ProcessRow
 from copypool_coordinator.starting import EXTENTS_MAX, Plan
 from copypool_coordinator.verbs import Verb, routes
@@ -151,6 +154,8 @@ class ProcessApi:
             loads = self._heartbeats.loads(time.monotonic())
             facts.choose = chooser(self._view, loads, facts.orders)
             now = look(self._view, facts, marks, row, now_ms, explain=True)
+            leaves = departing(self._view, facts, left(self._view, facts, marks, row))
+            return process_info(process, row, now, now_ms, leaves)
         return process_info(process, row, now, now_ms)
 
     async def _cancel(self, principal: Principal, body: processes.ProcessAsk) -> ProcessInfo:
@@ -172,28 +177,45 @@ class ProcessApi:
         await self._catalog.append_events([event])
 
 
-def _waiting(now: ProcessRow) -> str:
+def _waiting(now: ProcessRow, leaves: Departing | None) -> str:
     """What a running process waits for, in a sentence; "" when all of it goes on."""
     if now.cancelled_by:
         return f"it is being cancelled, as {now.cancelled_by} asked"
     if now.state == "running" and now.outcome:
         return now.outcome
+    rest = now.total_extents - now.done_extents
+    if leaves is not None:
+        until = datetime.fromtimestamp(leaves.until_ms / 1000, UTC)
+        going = (
+            f"{leaves.extents} of the {rest} extents that are left are on their way out, kept for readers that were "
+            f"told of them: the last is deleted from {until:%H:%M:%S}Z on"
+        )
+        return going if not now.skipped else f"{going}; {now.skipped_total} wait: {now.skipped[0].why}"
     if not now.skipped:
         return ""
-    left = now.total_extents - now.done_extents
     if now.stuck_since_ms:
-        return f"nothing of the {left} extents that are left can go on now: {now.skipped[0].why}"
-    return f"{now.skipped_total} of the {left} extents that are left wait: {now.skipped[0].why}"
+        return f"nothing of the {rest} extents that are left can go on now: {now.skipped[0].why}"
+    return f"{now.skipped_total} of the {rest} extents that are left wait: {now.skipped[0].why}"
 
 
-def process_info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) -> ProcessInfo:
-    """`row` is what is written, `now` what was counted; that a process has ended is true once it is written."""
+def process_info(
+    process: str, row: ProcessRow, now: ProcessRow, now_ms: int, leaves: Departing | None = None
+) -> ProcessInfo:
+    """`row` is what is written, `now` what was counted; that a process has ended is true once it is written.
+
+    `leaves`: what of it is on its way out already.
+    """
     took_ms = max(1, (row.ended_ms or now_ms) - row.created_ms)
     pace = now.done_bytes * 1000 / took_ms
     remaining = now.total_bytes - now.done_bytes
     running = row.state == "running"
     held = now if running else row
+    eta_s: float | None = None
     stands_still = now_ms - max(now.progressed_ms, row.created_ms) > _PACE_LIFE_MS
+    if running and leaves is not None and leaves.all and not (now.skipped or now.cancelled_by):
+        eta_s = max(0, leaves.until_ms - now_ms) / 1000
+    elif running and pace > 0 and not now.stuck_since_ms and not stands_still:
+        eta_s = remaining / pace
     return ProcessInfo(
         id=process,
         verb=row.verb,
@@ -207,8 +229,8 @@ def process_info(process: str, row: ProcessRow, now: ProcessRow, now_ms: int) ->
         done_extents=now.done_extents,
         done_bytes=now.done_bytes,
         bytes_per_s=pace,
-        eta_s=remaining / pace if running and pace > 0 and not now.stuck_since_ms and not stands_still else None,
-        outcome=row.outcome or (_waiting(now) if running else ""),
+        eta_s=eta_s,
+        outcome=row.outcome or (_waiting(now, leaves) if running else ""),
         skipped=[SkippedEntry(each.extent, each.bytes, each.records, each.why) for each in held.skipped],
         skipped_total=held.skipped_total,
         found_damaged=now.found_total,

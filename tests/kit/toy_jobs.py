@@ -10,10 +10,12 @@ from copypool.protocol.processes import Preview, ProcessInfo, ProcessRequest
 from copypool_coordinator import keys, starting
 from copypool_coordinator.controllers import processes
 from copypool_coordinator.controllers.actions import Action, SealExtent, WriteProcess
+from copypool_coordinator.departing import departing
 from copypool_coordinator.offpolicy import Mark, look
 from copypool_coordinator.policy import Facts, Policy, places
 from copypool_coordinator.process_api import process_info
 from copypool_coordinator.protection import assess
+from copypool_coordinator.remaining import left
 from copypool_coordinator.rows import ExtentRow, ProcessRow, VolumeRow
 from copypool_coordinator.starting import Plan
 from kit.toy_cluster import CLASS, MIB, ToyCluster
@@ -98,8 +100,10 @@ class ToyJobs:
     def shown(self, process: str) -> ProcessInfo:
         """What is shown to who asks."""
         cluster, row = self.cluster, self.row(process)
-        now = processes.look(cluster.view, self._facts(), self.marks(), row, cluster.now_ms, explain=True)
-        return process_info(process, row, now, cluster.now_ms)
+        facts, marks = self._facts(), self.marks()
+        now = processes.look(cluster.view, facts, marks, row, cluster.now_ms, explain=True)
+        leaves = departing(cluster.view, facts, left(cluster.view, facts, marks, row))
+        return process_info(process, row, now, cluster.now_ms, leaves if row.state == "running" else None)
 
     def cancel(self, process: str) -> None:
         """An operator's word."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from copypool.protocol.processes import PROCESSES_MAX, SKIPPED_MAX
 from copypool_coordinator import reclassing
 from copypool_coordinator.controllers.actions import Action, SealExtent, TrimProcesses, WriteProcess
+from copypool_coordinator.departing import after_cancelling
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.remaining import Left, Obstacle, Obstacles, bad_on, left
@@ -84,7 +85,10 @@ def look(
         after.done_extents = after.total_extents - len(items)
         after.done_bytes = after.total_bytes - size
     if row.cancelled_by:
-        return _ended(after, "cancelled", [], now_ms)
+        over = _ended(after, "cancelled", [], now_ms)
+        leaves = after_cancelling(view, facts, row) if row.verb in ("move", "drain", "delete") else ""
+        over.outcome += f"; {leaves}" if leaves else ""
+        return over
     if left_ms := _lease_left_ms(view, row, now_ms):
         if explain:
             obstacles = Obstacles(view, facts, now_ms)
