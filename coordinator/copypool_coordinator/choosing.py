@@ -31,6 +31,27 @@ def chooser(view: ClusterView, loads: Loads, orders: Orders, leaving: Collection
     return choose
 
 
+def within_limits(view: ClusterView, loads: Loads) -> Loads:
+    """The loads by the size limits of now: a node reports by those that it has heard of, some seconds ago.
+
+    Walks the extents of volumes that have a limit.
+    """
+    found = dict(loads)
+    for volume, load in loads.items():
+        entry = view.volumes_by_id.get(volume)
+        if entry is None or not entry.row.limit_bytes:
+            continue
+        used = sum(
+            location.length
+            for extent in view.extents_by_volume.get(volume, ())
+            for location in view.extents[extent].row.locations
+            if location.volume == volume and location.state != "missing"
+        )
+        free = max(0, min(load.report.free_bytes, entry.row.limit_bytes - used))
+        found[volume] = load._replace(report=replace(load.report, free_bytes=free))
+    return found
+
+
 def _that_stay(view: ClusterView, row: ExtentRow, leaving: Collection[int]) -> ExtentRow:
     kept = [
         location

@@ -17,7 +17,7 @@ from copypool.protocol.tokens import Principal, Role
 from copypool_coordinator import starting
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.catalog import Catalog
-from copypool_coordinator.choosing import chooser
+from copypool_coordinator.choosing import chooser, within_limits
 from copypool_coordinator.controllers.processes import look
 from copypool_coordinator.departing import Departing, departing
 from copypool_coordinator.heartbeats import Heartbeats
@@ -106,7 +106,7 @@ class ProcessApi:
             loads = self._heartbeats.loads(time.monotonic())
             starting.take_surplus(self._view, facts, plan.row, starting.fullness(self._view, loads))
         leaving = plan.row.volumes if plan.intent or plan.access else ()
-        loads = self._heartbeats.loads(time.monotonic())
+        loads = within_limits(self._view, self._heartbeats.loads(time.monotonic()))
         facts.choose = chooser(self._view, loads, facts.orders, leaving)
         return plan, starting.granted(facts, plan), marks
 

@@ -7,9 +7,13 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from copypool.protocol.errors import NoSpace, Unavailable
+from copypool_coordinator import keys
+from copypool_coordinator.choosing import chooser, within_limits
 from copypool_coordinator.heartbeats import FRESH_S, PROBE_MAX_AGE_MS
+from copypool_coordinator.orders import Orders
 from copypool_coordinator.placement import FLOOR_BYTES, choose_destination, choose_leases
 from copypool_coordinator.rows import ClassRow
 from kit.little_view import GIB, LittleView, at, report
@@ -204,3 +208,15 @@ def test_no_destination_breaks_a_rule_whatever_the_cluster_looks_like(
     }
     # Never a forbidden one, and never none while there is an allowed one.
     assert chosen in allowed if allowed else chosen is None
+
+
+def test_a_new_size_limit_counts_before_the_node_reports_by_it() -> None:
+    """Else a preview promises what is refused a heartbeat later."""
+    little = cluster({11: (1, PRIMARY), 21: (2, PRIMARY)})
+    little.extent(1, [at(21, GIB)], length=GIB)
+    moved = little.extent(2, [at(11, GIB)], length=GIB)
+    limited = replace(little.view.volumes["vol21"].row, limit_bytes=2 * GIB)
+    for limit_bytes, place in ((0, 21), (2 * GIB, None), (2 * GIB + FLOOR_BYTES, 21)):
+        little.put(keys.named(keys.VOLUME, "vol21"), replace(limited, limit_bytes=limit_bytes))
+        loads = within_limits(little.view, little.heartbeats.loads(0.0))
+        assert chooser(little.view, loads, Orders())(moved, PRIMARY) == place
