@@ -50,8 +50,8 @@ def receipt_of(record: PendingRecord, result: EntryResult, volume: str, twin: st
         return Conflict(where + (message or "this write id has stored something else"), version=result.version)
     if outcome == "not_found":
         return NotFound(where + (message or "no such file"))
-    if outcome == "stale":
-        return Conflict(where + (message or "a newer version is in the catalog"), version=result.version)
+    if outcome == "stale":  # nobody's condition failed: a write that is sent again gets a higher version
+        return Overloaded(where + (message or "a newer version landed meanwhile") + ": repeat with the same write id")
     if outcome == "contended":
         return Overloaded(where + (message or "too many writers replace this file: repeat with the same write id"))
     if outcome == "forbidden":

@@ -22,6 +22,7 @@ from copypool.protocol.errors import (
     TooLarge,
     from_response,
 )
+from copypool.protocol.internal import EntryResult
 from copypool.protocol.routes import CAPABILITY, DIGEST, MSGPACK, WRITE_ID
 from copypool.protocol.stripes import STRIPE_BYTES
 from copypool_node.format import find_seal_footer
@@ -152,6 +153,14 @@ async def test_a_refused_long_body_is_answered_after_its_note(node: NodeUnderTes
     with pytest.raises(Conflict):
         await node.put("taken", os.urandom(2 * MIB), headers={"If-None-Match": "*"})
     assert all(extent.refusals == [] for extent in node.coordinator.extents.values())
+
+
+async def test_a_long_body_that_lost_a_race_is_to_be_sent_again(node: NodeUnderTest) -> None:
+    """Its bytes are gone by then, and `conflict` would name a condition that nobody has set."""
+    node.coordinator.outcomes["hot"].append(EntryResult("stale", 7))
+    with pytest.raises(Overloaded):
+        await node.put("hot", os.urandom(2 * MIB))
+    assert (await node.put("hot", os.urandom(2 * MIB))).version
 
 
 async def test_more_long_bodies_than_extents_wait_and_then_are_told(

@@ -142,7 +142,7 @@ class RetryLater(CopypoolError):
 
 
 class Overloaded(RetryLater):
-    """A bounded queue is full."""
+    """A bounded queue is full, or too many writers replace one file."""
 
     code = "overloaded"
     http_status = 429
