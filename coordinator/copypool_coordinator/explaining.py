@@ -24,10 +24,11 @@ from copypool_coordinator.controllers.actions import (
     SealExtent,
     Verify,
 )
+from copypool_coordinator.obstacles import Obstacles
 from copypool_coordinator.policy import Facts, away_since_ms
 from copypool_coordinator.proof import Domain, Piece, at_policy, held_up_to, is_proven
 from copypool_coordinator.recovery import Prospect, outlook_of_range, prospect
-from copypool_coordinator.remaining import Left, Obstacles
+from copypool_coordinator.remaining import Left
 from copypool_coordinator.routing import Reasoned, end_of, held_bytes, reach_of
 from copypool_coordinator.rows import ExtentRow, Location
 from copypool_coordinator.windows import window_state

@@ -24,12 +24,13 @@ from copypool_coordinator import reclassing
 from copypool_coordinator.controllers.processes import FOUND_MAX
 from copypool_coordinator.heartbeats import Loads
 from copypool_coordinator.jobs import EMPTYING
+from copypool_coordinator.obstacles import Obstacles
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.orders import Orders
 from copypool_coordinator.policy import Facts
 from copypool_coordinator.protection import VolumeFacts, is_empty
 from copypool_coordinator.recovery import prospect
-from copypool_coordinator.remaining import Left, Obstacles, bad_on, dies, gone_already, left, standing_wanted
+from copypool_coordinator.remaining import Left, bad_on, dies, gone_already, left, standing_wanted
 from copypool_coordinator.rows import FORMAT, OpenRow, ProcessRow
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from copypool.protocol.processes import PROCESSES_MAX, SKIPPED_MAX
 from copypool_coordinator import reclassing
 from copypool_coordinator.controllers.actions import Action, SealExtent, TrimProcesses, WriteProcess
 from copypool_coordinator.departing import after_cancelling
+from copypool_coordinator.obstacles import Obstacle, Obstacles
 from copypool_coordinator.offpolicy import Mark
 from copypool_coordinator.policy import Facts
-from copypool_coordinator.remaining import Left, Obstacle, Obstacles, bad_on, left
+from copypool_coordinator.remaining import Left, bad_on, left
 from copypool_coordinator.rows import ProcessRow, Skipped
 
 if TYPE_CHECKING:
