@@ -99,6 +99,12 @@ def draft(view: ClusterView, request: ProcessRequest, who: str, now_ms: int) -> 
         _backup(view, request, row)
     elif request.verb == "audit":
         row.known_bad = bad_on(view, row.volumes)[:FOUND_MAX]
+        if row.known_bad:
+            note = (
+                f"{len(row.known_bad)} locations there are marked damaged or missing already (see `query damaged`): "
+                "they are not read again but replaced; until then their good blocks are a last source"
+            )
+            return Plan(row, notes=(note,))
     return Plan(row)
 
 

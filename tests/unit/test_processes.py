@@ -226,6 +226,17 @@ def test_what_was_bad_before_an_audit_is_not_its_find_and_what_is_mended_at_once
     assert jobs.row(process).found == [(0, 1)]
 
 
+def test_an_audit_says_that_it_does_not_read_what_is_marked_bad_already() -> None:
+    jobs = cluster_with(extents=1)
+    jobs.cluster.mark(0, 1, "damaged")
+    found = jobs.preview(ProcessRequest("audit", volume="volume1"))
+    assert found.extents == 0
+    assert any("1 locations there are marked damaged or missing already" in note for note in found.notes)
+    process = jobs.start(ProcessRequest("audit", volume="volume1"))
+    jobs.run(process)
+    assert "1 were marked bad before: they are replaced, not read again" in jobs.row(process).outcome
+
+
 def test_an_audit_seals_what_is_open_and_reads_it_as_well() -> None:
     jobs = cluster_with(extents=1)
     jobs.cluster.open_extent(7, writer=1, length=LENGTH)

@@ -167,7 +167,9 @@ def _done_sentence(row: ProcessRow) -> str:
             return f"copied {size}" if row.total_bytes else "nothing to copy: 0 bytes"
         case "audit":
             bad = f"{row.found_total} locations found bad" + (" and mended" if row.fix and row.found_total else "")
-            return f"read back {size}; {bad}"
+            before = len(row.known_bad)
+            known = f"; {before} were marked bad before: they are replaced, not read again" if before else ""
+            return f"read back {size}; {bad}{known}"
         case "rewrite":
             return f"{size} have the present policy"
         case "delete":
