@@ -50,7 +50,7 @@ class Mark(NamedTuple):
     shared_domain: bool = False  #: at policy but for failure domains: several locations are in one
     leaving: int = 0  #: locations on volumes that are being emptied, or were given up
     doubtful_files: int = 0  #: that only damaged locations reach
-    holed: bool = False  #: some block of theirs is bad on every location
+    holed: bool = False  #: some block is bad on every location, whether a file that is left has bytes in it or not
 
     @property
     def debt_bytes(self) -> int:
@@ -158,13 +158,14 @@ def look(
     unread, stale = _unproven(row, standing, policy, now_ms)
     gone = _NONE_GONE if standing.satisfied else _files_out_of_reach(row, sample, places)
     wanted = len(standing.pools)
+    damaged = sum(1 for each in alive if each.state == "damaged")
     mark = Mark(
         debt=debt,
         debt_since_ms=since_ms,
         under_protected=not (standing.satisfied and standing.spread),
         shared_node=standing.shared_node,
         no_primary=not is_empty(committed) and not standing.primary.full,
-        damaged=sum(1 for each in alive if each.state == "damaged"),
+        damaged=damaged,
         missing=sum(1 for each in alive if each.state == "missing"),
         unread_bytes=unread,
         stale_bytes=stale,
@@ -175,7 +176,7 @@ def look(
         debt_records=tuple((pool, _records_behind(row, sample, places, pool)) for pool, _ in debt),
         leaving=sum(1 for each in row.locations if _is_leaving(places.get(each.volume))),
         doubtful_files=gone.doubtful,
-        holed=bool(gone.doubtful) and bad_everywhere(row, committed, places) is not None,
+        holed=bool(damaged) and not standing.satisfied and bad_everywhere(row, committed, places) is not None,
     )
     return mark if any(mark) else None
 

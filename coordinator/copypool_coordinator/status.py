@@ -265,6 +265,12 @@ def _reasons_of_files(facts: StatusFacts, reply: StatusReply) -> list[str]:
             f"lost, the others are readable but not copied again; up to {files} are concerned, by the extents' records "
             f"(files deleted lately are still among them); {names}. The way out: {WAY_OUT}"
         )
+    empty = sum(mark.holed and not (mark.doubtful_files or mark.lost_files) for mark in facts.marks.values())
+    if empty:
+        reasons.append(
+            f"{empty} extents hold lost bytes, but no file that is left: nothing is to be done about them, they stay "
+            "marked, and are neither copied nor moved, until there is `reclaim`"
+        )
     if len(holed) < len(doubtful):
         files = reply.doubtful_files - sum(mark.doubtful_files for mark in holed)
         reasons.append(

@@ -239,6 +239,12 @@ async def test_files_that_only_damaged_locations_reach_are_counted_apart_and_the
     (said,) = [reason for reason in reply.reasons if "hold lost bytes" in reason]
     assert "up to 40 are concerned, by the extents' records (files deleted lately are still among them)" in said
     assert "store the readable files of the extent again" in said, "the way out that works today"
+    row = cluster.row(E)
+    cluster.put_extent(E, replace(row, dead_records=row.records))
+    reply = await seen.status()
+    assert (reply.doubtful_files, reply.lost_files, reply.holed_extents, reply.healthy) == (0, 0, 1, False)
+    assert any("but no file that is left: nothing is to be done about them" in reason for reason in reply.reasons)
+    cluster.put_extent(E, row)
     for volume in (1, copy):
         cluster.set_access(volume, "destroyed")
     reply = await seen.status()
