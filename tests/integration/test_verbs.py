@@ -165,4 +165,7 @@ async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealC
     assert (refused.code, error["code"]) == (6, "conflict"), refused
     assert "may have bytes that are only on volume" in error["message"]
     assert volumes["node3-a"].extents > 0
+    listed = await cluster.cli("delete", "volume", "node3-a", "--preview")
+    assert (listed.code, b"refused as it is: volume 'node3-a'" in listed.out) == (0, True), listed
+    assert b"would die   0 extents" not in listed.out
     assert await all_read_back(client, files) == []
