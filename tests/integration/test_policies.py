@@ -16,7 +16,7 @@ import pytest
 from copypool import Client
 from copypool.protocol.api import LocationInfo
 from copypool.protocol.errors import Invalid, NoSpace, QuotaExceeded
-from copypool.protocol.processes import ProcessInfo
+from copypool.protocol.processes import ProcessInfo, ProcessRequest
 from kit.cluster import RealCluster, real_cluster, until
 from kit.workload import NAMESPACE
 
@@ -147,6 +147,21 @@ async def test_bytes_go_to_the_pools_of_their_namespace_and_nowhere_else(cluster
 
     shown = await until(ended, "old leases are over, and with them the rewriting", within_s=70)
     assert (shown.state, shown.skipped_total, shown.done_extents >= 1) == ("done", 0, True), shown
+
+
+async def test_the_preview_of_a_rewriting_goes_by_the_policy_that_extents_get(
+    cluster: RealCluster, client: Client
+) -> None:
+    await answer(cluster, "pool", "create", "empty", "--type", "copy")
+    await client.namespace_create("hollow", copy_pools=["copy"])
+    await client.put("hollow", "a", payload(6))
+    await client.wait_copied(timeout_s=30)
+    for pools, blocked in ((("copy", "empty"), 1), (("copy",), 0)):
+        await client.policies.namespace_update("hollow", copy_pools=pools)
+        found = await client.operator.preview(ProcessRequest("rewrite", namespace="hollow"))
+        assert found.blocked_extents == blocked, found
+        assert all(each.why.startswith("no volume of pool 'empty'") for each in found.blocked)
+        assert any("leases from before the update" in note for note in found.notes)
 
 
 async def test_a_copy_window_holds_copies_back_and_says_until_when(cluster: RealCluster, client: Client) -> None:
