@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from copypool.protocol.errors import CopypoolError
+from copypool.protocol.errors import CopypoolError, NotFound, Unavailable
 from copypool.protocol.internal import StopReply, StopRequest
 from copypool.serving.commandline import refuse, settings_of
 from copypool.serving.encryption import load_chain
@@ -35,30 +35,52 @@ AGAIN_S = 1.0
 async def announce(config: NodeConfig, tls: Chain | None, identity: Identity, *, for_s: int, wait_s: float) -> None:
     """Return once the stop is announced; `CopypoolError` when nobody could be told.
 
-    Waits for its turn for `wait_s`; coordinators that do not answer are waited for as long.
+    Waits for its turn for `wait_s`; coordinators that do not answer are waited for as long, and so is a leader whose
+    release takes no announcement: in the middle of an upgrade the next leader may.
     """
     deadline_s = time.monotonic() + wait_s
     urls = list(config.coordinators)
+    older: set[str] = set()  #: asked since the last pause, and their release does not know the call
     while True:
         anyway = time.monotonic() >= deadline_s
         link = CoordinatorLink(urls, tls=tls.client if tls is not None else None)
         try:
             request = StopRequest(identity.node_id, for_s, anyway)
             reply = await link.call("stop", request, StopReply, deadline_s=ASK_S, authorization=identity.authorization)
+        except NotFound as exc:
+            older.add(link.urls[0])
+            urls = [url for url in config.coordinators if url.rstrip("/") not in older]
+            if urls:
+                continue
+            if anyway:
+                raise _older(config) from exc
+            urls = list(config.coordinators)
         except CopypoolError as exc:
             if anyway or not exc.retryable:
                 raise
             urls = list(config.coordinators)
         else:
-            if reply.leader:
+            if reply.leader.rstrip("/") in older:
+                if anyway:
+                    raise _older(config)
+            elif reply.leader:
                 urls = [reply.leader, *config.coordinators]
                 continue
-            if not reply.waits_for:
+            elif not reply.waits_for:
                 return
-            sys.stderr.write(f"{PROGRAM}: waiting for {', '.join(reply.waits_for)}\n")
+            else:
+                sys.stderr.write(f"{PROGRAM}: waiting for {', '.join(reply.waits_for)}\n")
         finally:
             await link.close()
+        older.clear()
         await asyncio.sleep(min(AGAIN_S, max(0.0, deadline_s - time.monotonic())))
+
+
+def _older(config: NodeConfig) -> Unavailable:
+    return Unavailable(
+        "the leading coordinator is of an older release, which takes no announcement from nodes: an operator's "
+        f"`copypool maintenance node {config.name} --for 10m` does the same"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
