@@ -7,12 +7,14 @@ PROMTOOL_READY := $(VENV)/.promtool-ready
 BENCH_READY := $(VENV)/.bench-ready
 CHART_READY := $(VENV)/.chart-ready
 DRILLS_READY := $(VENV)/.drills-ready
+# Drills have TLS on every link, and servers ask each other for certificates; TLS=0 turns it off.
+DRILLS_TLS := $(if $(filter 0,$(TLS)),,DRILLS_TLS=1)
 BROWSER_READY := $(VENV)/.browser-ready
 # The virtual environment's own programs first, so that an etcd unpacked there is found like one on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow power unit demo bench chart chart-live chart-docs images drills soak browser clean
+.PHONY: help setup check reference format test slow power unit demo bench chart chart-live chart-docs images drills soak upgrade browser clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -94,11 +96,14 @@ images: $(READY) $(ETCD_READY) ## Container images of node and coordinator, with
 	.ci/setup-docker start
 	.ci/build-images $(VENV)
 
-drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the availability table; root. SHORT=1, TLS=1, TABLE=1 (writes it down)
-	$(if $(TLS),DRILLS_TLS=1) $(if $(TABLE),DRILLS_TABLE=1) pytest tests/drills -o timeout=600 $(if $(SHORT),-m short) $(DRILLS)
+drills: images $(DRILLS_READY) ## Faults on a cluster in containers, and the availability table; root. SHORT=1, TLS=0, TABLE=1 (writes it down)
+	$(DRILLS_TLS) $(if $(TABLE),DRILLS_TABLE=1) pytest tests/drills -o timeout=600 $(if $(SHORT),-m short) $(DRILLS)
+
+upgrade: images $(DRILLS_READY) ## From UPGRADE_FROM=commit (the last tag, or HEAD^) to today under load, and back; root
+	UPGRADE_FROM=$(UPGRADE_FROM) $(DRILLS_TLS) pytest tests/drills/test_upgrade.py -o timeout=600
 
 soak: images $(DRILLS_READY) ## Random faults for MINUTES=30 from SEED=1, judged as a whole; root
-	PYTHONPATH=tests python -m drills.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(SOAK)
+	$(DRILLS_TLS) PYTHONPATH=tests python -m drills.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(SOAK)
 
 browser: $(READY) $(ETCD_READY) $(BROWSER_READY) ## The dashboard in a real Chromium on a real cluster: under 2 minutes
 	pytest tests/browser

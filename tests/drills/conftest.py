@@ -59,6 +59,12 @@ def shared_cluster(request: pytest.FixtureRequest) -> Iterator[DrillCluster]:
         _close(kept)
 
 
+@pytest.fixture
+def no_shared_cluster(request: pytest.FixtureRequest) -> None:
+    """Ends the shared cluster, for a drill that has one of its own; the next drill that shares makes it anew."""
+    _close(request.config.stash[_cluster])
+
+
 def _close(kept: list[Containers]) -> None:
     while kept:
         containers = kept.pop()

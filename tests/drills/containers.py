@@ -53,13 +53,13 @@ from drills.layout import (
     layout_of,
     settings_of,
 )
+from drills.releases import CURRENT, Release
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10
 _POLL_S = 0.1
 _PREFIX = "copypool-drill-"  #: of folders and containers; the process id of their run follows
 _LABEL = "copypool.drill"  #: of networks: the process id of their run
-_TAG = os.environ.get("TAG", "local")
 #: Addresses for measurements (RFC 2544): no machine on the net has one.
 _NETWORKS = [f"198.18.{n}" for n in range(100, 200)]
 
@@ -67,8 +67,8 @@ _NETWORKS = [f"198.18.{n}" for n in range(100, 200)]
 class Containers:
     """The containers of one cluster, their disks and their network."""
 
-    def __init__(self, *, tls: bool = bool(os.environ.get("DRILLS_TLS"))) -> None:
-        """With `tls`: on every link, and servers ask each other for certificates."""
+    def __init__(self, *, tls: bool = bool(os.environ.get("DRILLS_TLS")), release: Release = CURRENT) -> None:
+        """With `tls`: on every link, and servers ask each other for certificates. All begin with `release`."""
         if os.geteuid() != 0:
             raise RuntimeError("the drills mount disks and enter name spaces: run them as root")
         self._undo = ExitStack()
@@ -79,6 +79,8 @@ class Containers:
         self.folder = Path()
         self.layout = Layout(())
         self._tls = tls
+        self._release = release
+        self.releases: dict[str, Release] = {}  #: what each coordinator and node runs
         self.files: TlsFiles | None = None  #: of this machine, for calls to members; None: there is no TLS
         self.trust: ssl.SSLContext | None = None  #: the same, loaded
 
@@ -179,6 +181,7 @@ class Containers:
         os.chown(state, USER_ID, USER_ID)
         if member.kind != "etcd":
             self.volumes[member.name] = f"{member.name}-1"
+            self.releases[member.name] = self._release
             self._configure(member)
         if member.kind == "node":
             disk = Disk(self.folder, member.name)
@@ -191,7 +194,8 @@ class Containers:
     def _run(self, member: Member, clock: bool = False) -> None:
         """Start a new container on what a member keeps."""
         assert self._network is not None
-        container = DockerContainer(f"copypool-{member.kind}:{_TAG}", name=f"{self.folder.name}-{member.name}")
+        image = self.releases.get(member.name, CURRENT).image(member.kind)
+        container = DockerContainer(image, name=f"{self.folder.name}-{member.name}")
         container.with_network(self._network)
         for source, target, mode in self._mounts(member):
             container.with_volume_mapping(str(source), target, mode)
@@ -260,7 +264,8 @@ class Containers:
     def _configure(self, member: Member) -> Path:
         """Write a member's settings. The same file for life: a container has that one mounted."""
         config = self.folder / f"{member.name}.toml"
-        config.write_text(settings_of(self.layout, member, self.volumes[member.name]))
+        settings = settings_of(self.layout, member, self.volumes[member.name])
+        config.write_text(self.releases[member.name].understood(member.kind, settings))
         return config
 
     def new_disk(self, node: str) -> None:
@@ -269,6 +274,26 @@ class Containers:
         self.volumes[node] = f"{name}-{int(number) + 1}"
         self.disks[node].wipe()
         self._configure(self.layout.member(node))
+
+    # -- releases -----------------------------------------------------------------------------
+    def replace(self, name: str, release: Release) -> None:
+        """Put another release in the place of a member that is down: the same state, disk, address and name."""
+        member = self.layout.member(name)
+        self._remove(name)
+        self.releases[name] = release
+        self._configure(member)
+        self._run(member)
+
+    def inside(self, name: str, *command: str) -> tuple[int, str]:
+        """Run a program of the image in a member's container; its exit code and what it said."""
+        code, output = self._containers[name].get_wrapped_container().exec_run(list(command))
+        return int(code), output.decode("utf-8", "replace")
+
+    @property
+    def network(self) -> str:
+        """The name of its network."""
+        assert self._network is not None
+        return str(self._network.name)
 
     # -- processes ----------------------------------------------------------------------------
     def pid(self, name: str) -> int:
