@@ -12,6 +12,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
+from copypool.protocol.errors import BrokenInvariant
 from copypool_coordinator import keys, rows, twins
 from copypool_coordinator.etcd import Changed, KeyValue, Listed, MirrorEvent
 from copypool_coordinator.rows import (
@@ -221,7 +224,7 @@ class ClusterView:
 
     def _put_single(self, kv: KeyValue, rest: bytes) -> None:
         if kv.key == keys.CLOCK:
-            self.clock = rows.decode(kv.value, ClockRow)
+            self.clock = _decoded(kv, ClockRow)
             self.clock_ms = self.clock.unix_ms
         elif kv.key == keys.LEADER:
             self.leader = _versioned(kv, LeaderRow, rest)
@@ -328,7 +331,22 @@ def _fence_of(rest: bytes) -> tuple[int, str]:
 
 
 def _versioned(kv: KeyValue, row: type[R], rest: bytes) -> Versioned[R]:
-    return Versioned(rows.decode(kv.value, row), kv.mod_revision, kv.create_revision, rest.decode())
+    return Versioned(_decoded(kv, row), kv.mod_revision, kv.create_revision, rest.decode())
+
+
+def _decoded(kv: KeyValue, row: type[R]) -> R:
+    """The row of a value.
+
+    Raises:
+        BrokenInvariant: this release cannot read it. Going on without it would be going on with a hole in the view.
+    """
+    try:
+        return rows.decode(kv.value, row)
+    except msgspec.MsgspecError as exc:
+        raise BrokenInvariant(
+            f"the catalog's row {kv.key.decode('utf-8', 'backslashreplace')} cannot be read ({exc}): a newer release "
+            "wrote it, and has to run here"
+        ) from exc
 
 
 def _named(

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from copypool.protocol.errors import BrokenInvariant
 from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import Changed, KeyValue, Listed
 from copypool_coordinator.rows import (
@@ -169,3 +170,11 @@ def test_the_next_fence_is_above_and_in_byte_order() -> None:
     assert found == sorted(paths, key=str.encode)
     assert view.next_fence(1, "", 3) == found[2]
     assert view.next_fence(2, "") is None
+
+
+def test_a_row_of_a_newer_release_is_refused_by_name() -> None:
+    """After a way back that went too far an operator has to learn what this release cannot read, and who can."""
+    row = ProcessRow(FORMAT, "audit", "", "root", 0, [], [])
+    row.verb = "of-tomorrow"  # type: ignore[assignment]
+    with pytest.raises(BrokenInvariant, match=r"x/p1.*of-tomorrow.*a newer release wrote it"):
+        ClusterView().apply(Changed(5, [kv(keys.named(keys.PROCESS, "p1"), row)], []))
