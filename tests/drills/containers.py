@@ -201,6 +201,9 @@ class Containers:
             container.with_volume_mapping(str(source), target, mode)
         if member.kind == "etcd":
             container.with_command(etcd_arguments(self.layout, member))
+        elif member.tls:
+            # For the image's health check, which speaks to 127.0.0.1 without TLS unless it is told otherwise.
+            container.with_envs(COPYPOOL_HEALTH_URL=f"{member.url}/livez", SSL_CERT_FILE=TLS.authority)
         if clock:
             container.with_volume_mapping(str(self._clock_folder(member.name)), CLOCK, "ro")
             container.with_envs(**clock_environment())
