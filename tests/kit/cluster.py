@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: Sessions end and rebuilding begins soon, so that a story of loss and repair takes seconds.
 QUICK = Tuning(grace_s=2, session_ttl_s=5, idle_seal_s=10.0)
 POLL_S = 0.1
-CLI_TIMEOUT_S = 60.0
+CLI_TIMEOUT_S = 90.0
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str, *, within_s: float) -> T:
