@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from chart.rendering import render
+from chart.rendering import NAMESPACE, RELEASE, render
 from kit import promql
 
 
@@ -17,3 +17,15 @@ def test_the_rule_and_the_dashboard_are_those_of_the_files() -> None:
         each["data"]["copypool.json"] for each in rendered.of("ConfigMap").values() if "copypool.json" in each["data"]
     ]
     assert json.loads(dashboard)["panels"] == promql.panels()
+
+
+def test_every_target_carries_the_label_that_alerts_tell_clusters_apart_by() -> None:
+    monitors = render({"monitoring": {"serviceMonitor": {"enabled": True}}}).of("ServiceMonitor").values()
+    named = [
+        (relabeling["targetLabel"], relabeling["replacement"])
+        for monitor in monitors
+        for endpoint in monitor["spec"]["endpoints"]
+        for relabeling in endpoint["relabelings"]
+    ]
+    assert len(named) == 3
+    assert set(named) == {(promql.CLUSTER, f"{NAMESPACE}/{RELEASE}")}

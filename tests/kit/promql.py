@@ -17,8 +17,10 @@ from copypool.telemetry.metrics import Family
 FILES = Path(__file__).parents[2] / "helm/copypool/files"
 RULES, DASHBOARD = FILES / "alerts.yaml", FILES / "dashboard.json"
 
-#: Labels that Prometheus itself adds, and that of histograms.
-_ADDED = {"instance", "job", "le"}
+#: The label of targets that tells clusters apart; the chart's ServiceMonitors add it.
+CLUSTER = "copypool_cluster"
+#: Labels that Prometheus itself adds, that one, and that of histograms.
+_ADDED = {"instance", "job", CLUSTER, "le"}
 _METRIC = re.compile(r"\b((?:copypool|process)_[a-z0-9_]+)\s*(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r'([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)\s*"')
 _GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\(([^)]*)\)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,14 +164,17 @@ CASES = [
 ]
 
 
-def _series(changes: dict[str, str], minutes: int) -> list[dict[str, str]]:
+def _series(changes: dict[str, str], minutes: int, cluster: str = "") -> list[dict[str, str]]:
     world = {f"{host} {name}": values for host, (of, _) in HOSTS.items() for name, values in (of | PROCESS).items()}
     world["c1 copypool_coordinator_leader"] = "1"
     found = []
     for key, values in (world | changes).items():
         host, _, series = key.partition(" ")
         name, _, labels = series.rstrip("}").partition("{")
-        inner = f'{labels + "," if labels else ""}instance="{host}",job="{HOSTS[host][1]}"'
+        added = f'instance="{cluster}{host}",job="{HOSTS[host][1]}"'
+        if cluster:
+            added += f',{promql.CLUSTER}="{cluster}"'
+        inner = f"{labels},{added}" if labels else added
         text = f"{values}{minutes}" if values.endswith("x") else f"{values}x{minutes}"
         found.append({"series": f"{name}{{{inner}}}", "values": text})
     return found
@@ -190,9 +194,22 @@ def _test(case: Case) -> dict[str, Any]:
     }
 
 
-def _run(tmp_path: Path, cases: list[Case]) -> tuple[int, str]:
+def _test_beside(case: Case) -> dict[str, Any]:
+    """The case in cluster `sick`, of the alerts of which each names it, seen with cluster `well` by one Prometheus."""
+    wanted = [{"labels": f'{{alertname="{name}",{promql.CLUSTER}="sick"}}', "value": 1} for name in sorted(case.fires)]
+    expression = f'count by (alertname, {promql.CLUSTER}) (ALERTS{{alertstate="firing"}}) > bool 0'
+    minutes = case.from_minute + 1
+    return {
+        "name": f"beside a well cluster: {sorted(case.fires)} {case.changes}",
+        "interval": "1m",
+        "input_series": _series(case.changes, minutes, "sick") + _series({}, minutes, "well"),
+        "promql_expr_test": [{"expr": expression, "eval_time": f"{case.from_minute}m", "exp_samples": wanted}],
+    }
+
+
+def _run(tmp_path: Path, cases: list[Case], made: Callable[[Case], dict[str, Any]] = _test) -> tuple[int, str]:
     file = tmp_path / "rules_test.json"
-    tests = [_test(case) for case in cases]
+    tests = [made(case) for case in cases]
     file.write_text(json.dumps({"rule_files": [str(promql.RULES)], "evaluation_interval": "1m", "tests": tests}))
     return promql.promtool("test", "rules", str(file))
 
@@ -211,6 +228,43 @@ def test_a_well_cluster_alerts_nobody(tmp_path: Path) -> None:
 def test_each_alert_fires_when_it_should_alone_and_not_before(tmp_path: Path) -> None:
     assert {name for case in CASES for name in case.fires} == {rule["alert"] for rule in promql.rules()}
     code, said = _run(tmp_path, CASES)
+    assert code == 0, said
+
+
+def test_each_alert_fires_for_its_own_cluster_and_no_other(tmp_path: Path) -> None:
+    code, said = _run(tmp_path, CASES, _test_beside)
+    assert code == 0, said
+
+
+def test_clusters_of_different_sizes_and_releases_alert_nobody(tmp_path: Path) -> None:
+    """What one cluster has is no measure of another."""
+    other = {
+        "c1 copypool_etcd_members": "5",
+        "c2 copypool_etcd_members": "5",
+        "c1 copypool_etcd_members_up": "5",
+        "c2 copypool_etcd_members_up": "5",
+    } | {
+        f'{host} copypool_build_info{{version="{version}"}}': values
+        for host in HOSTS
+        for version, values in (("0.1.0", "_"), ("0.2.0", "1"))
+    }
+    series = _series({}, 1501, "old") + _series(other, 1501, "new")
+    look = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "1500m", "exp_samples": []}
+    test = {"name": "two clusters", "interval": "1m", "input_series": series, "promql_expr_test": [look]}
+    code, said = _run(tmp_path, [Case({}, set(), 0)], lambda _: test)
+    assert code == 0, said
+
+
+def test_a_cluster_of_which_nothing_is_left_is_missed(tmp_path: Path) -> None:
+    gone = [each | {"values": "1x30 stale"} for each in _series({}, 0, "sick") if "build_info" in each["series"]]
+    look = {
+        "expr": f'count by (alertname, {promql.CLUSTER}) (ALERTS{{alertstate="firing"}}) > bool 0',
+        "eval_time": "60m",
+        "exp_samples": [{"labels": f'{{alertname="CopypoolSilent",{promql.CLUSTER}="sick"}}', "value": 1}],
+    }
+    series = gone + _series({}, 61, "well")
+    test = {"name": "nothing left", "interval": "1m", "input_series": series, "promql_expr_test": [look]}
+    code, said = _run(tmp_path, [Case({}, set(), 0)], lambda _: test)
     assert code == 0, said
 
 
