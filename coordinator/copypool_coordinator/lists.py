@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import DamagedEntry, DamagedReply, NodeInfo, PoolInfo, VolumeInfo
-from copypool_coordinator.policy import away_since_ms
+from copypool_coordinator.policy import away_since_ms, taken_out
 
 if TYPE_CHECKING:
     from copypool_coordinator.status import StatusFacts
@@ -25,7 +25,7 @@ def silent_nodes(view: ClusterView, facts: StatusFacts) -> dict[int, float]:
 
 
 def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
-    """Every node, by name."""
+    """Every node, by name; those that were taken out as well."""
     loads = facts.heartbeats.loads(facts.now_s)
     silent = silent_nodes(view, facts)
     found = []
@@ -50,6 +50,7 @@ def nodes(view: ClusterView, facts: StatusFacts) -> list[NodeInfo]:
                 total_bytes=sum(report.total_bytes for report in reports),
                 heartbeat_age_s=facts.heartbeats.age_s(row.id, facts.now_s),
                 maintenance_until_unix_s=_still(row.maintenance_until_ms, facts.now_ms),
+                taken_out=taken_out(view, row.id),
             )
         )
     return found

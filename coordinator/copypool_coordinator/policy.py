@@ -286,6 +286,11 @@ def away_since_ms(view: ClusterView, node_id: int, now_ms: int) -> int:
     return now_ms if node is None or node.row.away_since_ms == 0 else node.row.away_since_ms
 
 
+def taken_out(view: ClusterView, node_id: int) -> bool:
+    """Whether nothing is missing with a node that is not up: it has no volume, any more or yet."""
+    return not view.node_up(node_id) and not view.volumes_by_node.get(node_id)
+
+
 def absent_since_ms(view: ClusterView, volume_id: int, node_id: int, now_ms: int) -> int:
     """Since when a volume is away with its node, or since when that runs without it; 0 when neither."""
     away_ms = away_since_ms(view, node_id, now_ms)
@@ -358,7 +363,8 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
         if since and node.row.maintenance_until_ms <= since
         if since > released_ms and _was_missed(view, node.row, since)
     )
-    limit = max(1.0, len(view.nodes) / 3)
+    members = sum(not taken_out(view, node.row.id) for node in view.nodes.values())
+    limit = max(1.0, members / 3)
     first = 0
     for last, (since, _) in enumerate(lost):
         while since - lost[first][0] > policy.session_ttl_ms:
@@ -366,7 +372,7 @@ def brake(view: ClusterView, policy: Policy, cut: Cut | None, released_ms: int, 
         if last - first + 1 > limit:
             names = ", ".join(name for _, name in lost[first : last + 1])
             return (
-                f"{last - first + 1} of {len(view.nodes)} nodes were lost within {policy.session_ttl_ms // 1000} s "
+                f"{last - first + 1} of {members} nodes were lost within {policy.session_ttl_ms // 1000} s "
                 f"({names}): nothing is rebuilt until they are back or an operator says that they will not be "
                 "(`copypool release brake`)"
             )

@@ -41,7 +41,7 @@ _OF_STATUS: tuple[tuple[Family, Callable[[StatusReply], float]], ...] = (
     (_gauge("brake_engaged", "1: re-replication is held."), lambda status: bool(status.brake)),
     (_gauge("leaders", "1: a coordinator leads."), lambda status: bool(status.leader)),
 )
-_NODES = _gauge("nodes", "Nodes by state: up, silent (not heard lately), away (no session).", "state")
+_NODES = _gauge("nodes", "Nodes by state: up, silent (not heard lately), away (no session, but volumes).", "state")
 _OF_POOLS: tuple[tuple[Family, Callable[[PoolProtection], float]], ...] = (
     (_gauge("pool_debt_bytes", "Bytes not in the pool yet.", "pool"), lambda pool: pool.debt_bytes),
     (_gauge("pool_debt_records", "Records not in the pool yet.", "pool"), lambda pool: pool.debt_records),

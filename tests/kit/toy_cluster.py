@@ -127,6 +127,10 @@ class ToyCluster:
         """The session ends."""
         self.delete(keys.session(node))
 
+    def delete_volume(self, node: int) -> None:
+        """The node's volume is deleted, empty."""
+        self.delete(keys.named(keys.VOLUME, f"volume{node}"))
+
     def set_access(self, node: int, access: AccessMode) -> None:
         """An operator's word about the node's volume."""
         row = self.view.volumes[f"volume{node}"].row

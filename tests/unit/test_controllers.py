@@ -678,6 +678,19 @@ def test_one_lost_node_of_few_pulls_no_brake() -> None:
     assert cluster.facts().brake == ""
 
 
+def test_nodes_that_were_taken_out_do_not_widen_the_brake() -> None:
+    cluster = ToyCluster(primary_nodes=8, copy_nodes=4)
+    for node in range(5, 9):
+        cluster.delete_volume(node)
+        cluster.down(node)
+    cluster.settle()
+    cluster.wait(2 * cluster.policy.session_ttl_ms)
+    for node in (1, 2, 3):
+        cluster.down(node)
+    cluster.settle()
+    assert "3 of 8 nodes were lost" in cluster.facts().brake
+
+
 def test_nodes_lost_far_apart_pull_no_brake() -> None:
     cluster = ToyCluster(primary_nodes=3, copy_nodes=1)
     for node in (1, 2, 3):

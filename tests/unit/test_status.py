@@ -9,7 +9,8 @@ from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
 from copypool.protocol.internal import HeartbeatRequest
-from copypool_coordinator import keys, lists, locations, status, waiting
+from copypool.telemetry.metrics import render
+from copypool_coordinator import keys, lists, locations, protection_metrics, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
@@ -157,6 +158,28 @@ async def test_a_lost_node_is_waited_for_then_rebuilt_and_then_green_without_it(
     reply = await seen.status()
     assert reply.healthy
     assert [node.state for node in reply.nodes] == ["away", "up", "up", "up"]
+
+
+async def test_a_node_that_was_taken_out_is_not_away() -> None:
+    """Its volumes were deleted, then its pod stopped: nothing is missing with it, and it is not coming back."""
+    seen = Seen(ToyCluster(primary_nodes=3))
+    cluster = seen.cluster
+    cluster.delete_volume(1)
+    cluster.down(1)
+    left_ms = cluster.now_ms
+    cluster.settle()
+    cluster.wait(60_000)
+    listed = {node.name: node for node in lists.nodes(cluster.view, await seen.facts())}
+    assert listed["node1"].taken_out
+    assert listed["node1"].away_since_unix_s == left_ms / 1000
+    assert not any(node.taken_out for name, node in listed.items() if name != "node1")
+    reply = await seen.status()
+    assert "node1" not in {node.name for node in reply.nodes}
+    assert "4 of 4 up" in status_text(reply)
+    assert 'nodes{state="away"} 0' in render(protection_metrics.page(reply, {}))
+
+    cluster.up(1)
+    assert not lists.nodes(cluster.view, await seen.facts())[0].taken_out
 
 
 async def test_one_primary_node_says_what_it_cannot_do() -> None:

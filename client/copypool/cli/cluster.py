@@ -61,7 +61,7 @@ def nodes() -> None:
         ["node", "state", "zone", "volumes", "free", "total", "heartbeat", "away since", "url"],
         lambda node: [
             node.name,
-            node.state,
+            "taken out" if node.taken_out else node.state,
             node.zone or "-",
             str(node.volumes),
             readable_bytes(node.free_bytes),

@@ -348,6 +348,8 @@ class NodeInfo(msgspec.Struct):
     total_bytes: int
     heartbeat_age_s: float | None  #: as seen by the coordinator that answers; None: not heard since that started
     maintenance_until_unix_s: float | None = None  #: announced absence: what it holds is not rebuilt until then
+    #: `away` and without a volume: nothing is missing with it, its name is free; `status` leaves it out
+    taken_out: bool = False
 
 
 class VolumeInfo(msgspec.Struct):

@@ -22,7 +22,8 @@ def plan(view: ClusterView, facts: Facts) -> list[Action]:
     actions: list[Action] = []
     for node in view.nodes.values():
         away = not view.node_up(node.row.id)
-        if away and node.row.away_since_ms == 0 and view.volumes_by_node.get(node.row.id):
+        began = node.row.url or view.volumes_by_node.get(node.row.id)  # else it has joined a moment ago
+        if away and node.row.away_since_ms == 0 and began:
             actions.append(MarkAway(node.row.id))
         elif not away and node.row.away_since_ms != 0:
             actions.append(MarkReturned(node.row.id))
