@@ -21,6 +21,7 @@ ALL_ON = {
         "prometheusRule": {"enabled": True},
         "dashboard": {"enabled": True},
     },
+    "networkPolicy": {"monitoring": [{"namespaceSelector": {}}]},
 }
 
 
@@ -163,6 +164,25 @@ def test_etcd_members_start_anew_only_in_a_cluster_that_never_was_ready(cluster:
     cluster.set_status("StatefulSet", "etcd", {"readyReplicas": 0})
     cluster.upgrade()
     assert state() == "existing", "members that are down are members"
+
+
+def test_a_lost_member_is_told_existing_by_the_runbooks_upgrade(cluster: Cluster) -> None:
+    """Installed once and never upgraded, its first member lost: what the page `etcd-member-lost` begins with."""
+    runbook = CHART.parent / "runbooks" / "etcd-member-lost.md"
+    lines = [line.strip() for line in runbook.read_text("utf-8").splitlines()]
+    (upgrade,) = [line for line in lines if line.startswith("helm upgrade copypool ")]
+    (removal,) = [line for line in lines if "etcdctl member remove" in line]
+    assert lines.index(upgrade) < lines.index(removal)
+    assert "--reuse-values" in upgrade
+    (setting,) = [word for word in upgrade.split() if word.startswith("etcd.")]
+    key, _, value = setting.removeprefix("etcd.").partition("=")
+
+    cluster.install()
+    cluster.set_status("StatefulSet", "etcd", {"readyReplicas": 0})
+    before = cluster.pod_templates()
+    cluster.upgrade({"etcd": {key: value}})
+    assert cluster.one("ConfigMap", "etcd")["data"]["initial-cluster-state"] == "existing"
+    assert cluster.pod_templates() == before, "members that are well are not restarted"
 
 
 def test_the_number_of_etcd_members_is_for_ever(cluster: Cluster) -> None:

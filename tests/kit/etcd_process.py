@@ -60,8 +60,8 @@ class EtcdMember:
         assert self._process is not None, f"{self.name} does not run"
         return self._process.pid
 
-    def start_blocking(self, initial_cluster: str, scheme: str) -> None:
-        """Start the process; does not wait until it serves."""
+    def start_blocking(self, initial_cluster: str, scheme: str, state: str = "new") -> None:
+        """Start the process; does not wait until it serves. `state` is `--initial-cluster-state`."""
         program = shutil.which("etcd")
         if program is None:
             raise RuntimeError("these tests need etcd on PATH (Debian: etcd-server)")
@@ -69,7 +69,8 @@ class EtcdMember:
         command += ["--listen-client-urls", f"{scheme}://{self.endpoint}"]
         command += ["--advertise-client-urls", f"{scheme}://{self.endpoint}"]
         command += ["--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url]
-        command += ["--initial-cluster", initial_cluster, "--listen-metrics-urls", self._health_url]
+        command += ["--initial-cluster", initial_cluster, "--initial-cluster-state", state]
+        command += ["--listen-metrics-urls", self._health_url]
         command += ["--logger", "zap", "--log-level", "warn", *self._arguments]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -100,6 +101,11 @@ class EtcdMember:
             self._process.wait()
             self._process = None
 
+    def wipe_blocking(self) -> None:
+        """Delete the data of a member that does not run, as a disk that is gone."""
+        assert self._process is None, f"{self.name} still runs"
+        shutil.rmtree(self._data)
+
     def stop(self) -> None:
         """SIGSTOP: connections stay up, nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -119,6 +125,7 @@ class Member:
         self.name = member.name
         self.endpoint = member.endpoint
         self.client_port = member.client_port
+        self.peer_url = member.peer_url
         self.log_path = member.log_path
 
     @property
@@ -131,9 +138,9 @@ class Member:
         await self.launch()
         await asyncio.to_thread(self._member.await_ready_blocking)
 
-    async def launch(self) -> None:
+    async def launch(self, state: str = "new") -> None:
         """Start it without waiting: members of a cluster need each other to become ready."""
-        await asyncio.to_thread(self._member.start_blocking, self._initial_cluster, self._scheme)
+        await asyncio.to_thread(self._member.start_blocking, self._initial_cluster, self._scheme, state)
 
     async def ready(self) -> None:
         """Wait until it serves."""
@@ -142,6 +149,10 @@ class Member:
     async def kill(self) -> None:
         """SIGKILL; the data stays."""
         await asyncio.to_thread(self._member.end_blocking)
+
+    async def wipe(self) -> None:
+        """Delete its data, after `kill`."""
+        await asyncio.to_thread(self._member.wipe_blocking)
 
     async def restart(self) -> None:
         """SIGKILL if it runs, start on the same data and ports, wait until it serves."""

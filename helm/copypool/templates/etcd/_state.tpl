@@ -4,7 +4,7 @@
 {{- end }}
 
 {{/*
-`new` until most members were ready once, `existing` ever after. A member that has lost its disk and is told `new` could
+`new` at the install, `existing` from the first upgrade on that finds most members ready, or is told so. A member that has lost its disk and is told `new` could
 begin a history of its own with another one in the same state; told `existing`, it waits until it is a member again.
 */}}
 {{- define "copypool.etcdClusterState" -}}
