@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from chart.rendering import NAMESPACE, RELEASE, render
+from chart.variants import WATCHERS
 from kit import promql
 
 
@@ -20,7 +21,8 @@ def test_the_rule_and_the_dashboard_are_those_of_the_files() -> None:
 
 
 def test_every_target_carries_the_label_that_alerts_tell_clusters_apart_by() -> None:
-    monitors = render({"monitoring": {"serviceMonitor": {"enabled": True}}}).of("ServiceMonitor").values()
+    values = {"monitoring": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"monitoring": WATCHERS}}
+    monitors = render(values).of("ServiceMonitor").values()
     named = [
         (relabeling["targetLabel"], relabeling["replacement"])
         for monitor in monitors

@@ -14,7 +14,7 @@ import pytest
 from chart.fakeapi import rules
 from chart.fakeapi.kinds import KINDS, Json
 from chart.playing.pods import Manifests
-from chart.rendering import CHART, FULL_NAME, NAMESPACE, Rendered, render
+from chart.rendering import CHART, FULL_NAME, NAMESPACE, RELEASE, Rendered, render
 from chart.test_schema import SCHEMA, paths_of_schema, resolve
 from chart.variants import GIVEN_TLS, VARIANTS
 from copypool_coordinator import config as coordinator_config
@@ -88,6 +88,51 @@ def test_every_name_that_is_used_exists(variant: Rendered) -> None:
             for template in item["spec"]["volumeClaimTemplates"]
         }
         assert set(mounts) == claims | {volume["name"] for volume in pod.get("volumes", [])}, text
+
+
+def test_names_of_a_pods_volumes_differ(variant: Rendered) -> None:
+    """Claims of a StatefulSet replace volumes of the same name, silently."""
+    for name, pod in variant.pods():
+        names = [volume["name"] for volume in pod.get("volumes", [])]
+        stateful_set = variant.of("StatefulSet").get(name, {"spec": {"volumeClaimTemplates": []}})
+        names += [template["metadata"]["name"] for template in stateful_set["spec"]["volumeClaimTemplates"]]
+        assert len(set(names)) == len(names), name
+
+
+@pytest.mark.parametrize("component", ["coordinator", "node", "etcd"])
+def test_who_watches_reaches_every_port_that_is_scraped(component: str) -> None:
+    """A ServiceMonitor is of no use for a port that a NetworkPolicy keeps closed."""
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    rendered = render({"networkPolicy": {"monitoring": [peer]}, "monitoring": {"serviceMonitor": {"enabled": True}}})
+    (endpoint,) = rendered.one("ServiceMonitor", component)["spec"]["endpoints"]
+    ports = {port["name"]: port["targetPort"] for port in rendered.one("Service", component)["spec"]["ports"]}
+    policy = rendered.one("NetworkPolicy", component)["spec"]["ingress"]
+    open_ports = {port["port"] for rule in policy if peer in rule["from"] for port in rule["ports"]}
+    assert open_ports == {ports[endpoint["port"]]}
+
+
+@pytest.mark.parametrize(
+    ("tls", "required"),
+    [
+        (GIVEN_TLS, False),
+        ({**GIVEN_TLS, "requireClientCert": True}, True),
+        ({"mode": "certManager", "certManager": {"issuer": {"name": "ca"}}}, True),
+        ({"mode": "certManager", "certManager": {"issuer": {"name": "ca"}}, "requireClientCert": False}, False),
+    ],
+)
+def test_servers_ask_each_other_for_certificates(tls: Json, required: bool) -> None:
+    rendered = render({"tls": tls})
+    text = rendered.one("ConfigMap", "coordinator")["data"]["coordinator.toml"]
+    environment = {"COPYPOOL_COORDINATOR_NAME": "c1", "COPYPOOL_COORDINATOR_ADVERTISE_URL": "https://10.0.0.1:7600"}
+    servers = [coordinator_config.parse(tomllib.loads(text), environment), *node_configs(rendered).values()]
+    assert {server.tls.require_client_cert for server in servers if server.tls is not None} == {required}
+
+
+def test_etcd_resolves_names_by_every_port_of_dns() -> None:
+    """Rules see a connection after its address was translated: DNS of some distributions listens on 5353."""
+    rules_out = render().one("NetworkPolicy", "etcd")["spec"]["egress"]
+    ports = [(port["protocol"], port["port"]) for rule in rules_out if "to" not in rule for port in rule["ports"]]
+    assert sorted(ports) == [("TCP", 53), ("TCP", 5353), ("UDP", 53), ("UDP", 5353)]
 
 
 def test_services_and_policies_select_pods(variant: Rendered) -> None:
@@ -192,6 +237,8 @@ def test_settings_reach_the_programs() -> None:
         ({"node": {"terminationGracePeriodSeconds": 60}}, "30 more than node.stopWaitSeconds"),
         ({"tls": {"mode": "certManager"}}, "tls.certManager.issuer.name"),
         ({"tls": {"mode": "secrets"}}, "tls.secrets"),
+        ({"tls": {"requireClientCert": True}}, "tls.requireClientCert needs certificates"),
+        ({"monitoring": {"serviceMonitor": {"enabled": True}}}, "networkPolicy.monitoring"),
         ({"etcd": {"enabled": False}}, "etcd.external.endpoints"),
         ({"etcd": {"enabled": False, "external": {"endpoints": ["a:1"], "passwordSecret": "x"}}}, "etcd.external.user"),
     ],
@@ -261,6 +308,10 @@ def test_notes_end_with_commands() -> None:
     assert f"kubectl -n {NAMESPACE} exec deployment/{FULL_NAME}-coordinator -- copypool status" in notes
     assert "WARNING: connections are not encrypted" in notes
     assert "WARNING: connections" not in render({"tls": GIVEN_TLS}).notes
+    command = f"helm upgrade {RELEASE} CHART -n {NAMESPACE} --reuse-values --set etcd.initialClusterState=existing"
+    assert command in notes
+    for etcd in ({"initialClusterState": "existing"}, {"enabled": False, "external": {"endpoints": ["a:1"]}}):
+        assert "initialClusterState" not in render({"etcd": etcd}).notes
 
 
 def test_every_server_is_called_by_a_name_that_its_certificate_holds() -> None:

@@ -82,6 +82,11 @@ def test_every_object_is_closed() -> None:
         ({"nodeGroups": {"more": {"replicas": 1, "zone": "a", "volumes": {}}}}, "volumes"),
         ({"nodeGroups": {"primary": {"volumes": {"a": {"poolType": "Primary"}}}}}, "poolType"),
         ({"nodeGroups": {"primary": {"volumes": {"a": {"size": "large"}}}}}, "size"),
+        *(
+            ({"nodeGroups": {"copy": {"volumes": {name: {"pool": "p", "poolType": "copy", "size": "1Gi"}}}}}, name)
+            for name in ("config", "secrets", "tls")
+        ),
+        *(({"commonLabels": {label: "x"}}, label) for label in ("app.kubernetes.io/instance", "copypool.io/group")),
         ({"tls": {"mode": "selfsigned"}}, "mode"),
         ({"node": {"settings": {"limits": {"a": {"b": 1}}}}}, "limits"),
         ({"etcd": {"external": {"endpoints": ["https://etcd:2379"]}}}, "endpoints"),

@@ -17,6 +17,7 @@ POD_OPTIONS: Json = {
 ALL_MONITORING = {
     name: {"enabled": True, "labels": {"a": "b"}} for name in ("serviceMonitor", "prometheusRule", "dashboard")
 }
+WATCHERS: list[Json] = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 VARIANTS: dict[str, Json] = {
     "defaults": {},
@@ -35,7 +36,11 @@ VARIANTS: dict[str, Json] = {
             },
         }
     },
-    "given certificates": {"tls": GIVEN_TLS, "monitoring": ALL_MONITORING},
+    "given certificates": {
+        "tls": {**GIVEN_TLS, "requireClientCert": True},
+        "monitoring": ALL_MONITORING,
+        "networkPolicy": {"monitoring": WATCHERS},
+    },
     "pods": {
         "coordinator": {**POD_OPTIONS, "replicas": 3, "settings": {"grace_s": 60, "limits": {"requests": 100}}},
         "node": {**POD_OPTIONS, "settings": {"log_level": "debug", "limits": {"heartbeat_s": 1.5}}, "port": 7401},
@@ -95,6 +100,9 @@ VARIANTS: dict[str, Json] = {
     },
     "open": {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}},
     "peers": {"networkPolicy": {"clients": [], "monitoring": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]}},
-    "monitoring": {"monitoring": {**ALL_MONITORING, "serviceMonitor": {"enabled": True, "interval": "10s"}}},
+    "monitoring": {
+        "monitoring": {**ALL_MONITORING, "serviceMonitor": {"enabled": True, "interval": "10s"}},
+        "networkPolicy": {"enabled": False},
+    },
     "tests": {"tests": {"timeoutSeconds": 60}},
 }

@@ -21,3 +21,12 @@ call: a coordinator is called by the address of its pod, which no certificate ca
 {{- define "copypool.serverName" -}}
 {{ include "copypool.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end }}
+
+{{/* "true" where servers ask each other for certificates. */}}
+{{- define "copypool.requireClientCert" -}}
+{{- $given := .Values.tls.requireClientCert -}}
+{{- if and (eq .Values.tls.mode "none") (eq (toString $given) "true") -}}
+{{- fail "tls.requireClientCert needs certificates: set tls.mode to certManager or secrets" -}}
+{{- end -}}
+{{- if kindIs "invalid" $given }}{{ eq .Values.tls.mode "certManager" }}{{ else }}{{ $given }}{{ end -}}
+{{- end }}

@@ -5,6 +5,7 @@ listen_port = 7600
 master_secret_file = "/etc/copypool/secrets/master-secret"
 admin_token_file = "/etc/copypool/secrets/admin-token"
 join_token_file = "/etc/copypool/secrets/join-token"
+{{- $peersCertified := include "copypool.requireClientCert" . }}
 {{- if eq .Values.tls.mode "none" }}
 insecure_plaintext = true
 {{- end }}
@@ -42,7 +43,7 @@ cert_file = "/etc/copypool/tls/tls.crt"
 key_file = "/etc/copypool/tls/tls.key"
 ca_file = "/etc/copypool/tls/ca.crt"
 server_name = {{ include "copypool.serverName" . | toJson }}
-{{- if eq .Values.tls.mode "certManager" }}
+{{- if eq $peersCertified "true" }}
 require_client_cert = true
 {{- end }}
 {{- end }}

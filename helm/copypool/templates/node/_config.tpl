@@ -20,7 +20,7 @@ cert_file = "/etc/copypool/tls/tls.crt"
 key_file = "/etc/copypool/tls/tls.key"
 ca_file = "/etc/copypool/tls/ca.crt"
 server_name = {{ include "copypool.serverName" $root | toJson }}
-{{- if eq $root.Values.tls.mode "certManager" }}
+{{- if eq (include "copypool.requireClientCert" $root) "true" }}
 require_client_cert = true
 {{- end }}
 {{- end }}
