@@ -172,7 +172,8 @@ class Jobs:
     ) -> bool:
         """Write a process on from the row that it was planned from; False when that has changed: nothing is done then.
 
-        Volumes to give back lose their intent, and get the access mode that they had if the process had changed it.
+        Volumes to give back lose their intent if the process had set it (a restore sets none: one that is there is of a
+        process that still empties the volume), and get the access mode that they had if the process had changed that.
         A volume is removed only if nothing is on it.
 
         Raises:
@@ -191,7 +192,8 @@ class Jobs:
             volume_key = keys.named(keys.VOLUME, entry.name)
             access = before.get(volume, entry.row.access) if entry.row.access == "destroyed" else entry.row.access
             compares.append(mod_equals(volume_key, entry.mod_revision))
-            ops.append(put(volume_key, rows.encode(self._with(entry.row, access, ""))))
+            intent: VolumeIntent = "" if row.verb in EMPTYING else entry.row.intent
+            ops.append(put(volume_key, rows.encode(self._with(entry.row, access, intent))))
         gone = self._core.view.volumes_by_id.get(remove_volume)
         if gone is not None:
             if self._core.view.extents_by_volume.get(remove_volume):

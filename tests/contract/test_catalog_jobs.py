@@ -108,6 +108,18 @@ async def test_an_ended_process_gives_back_what_it_had_set(world: World) -> None
     assert volume_of(world, node).access == "readwrite"
 
 
+async def test_a_cancelled_restore_leaves_the_intent_of_another_process(world: World) -> None:
+    node = await world.node("n1")
+    jobs = world.catalog.jobs
+    await jobs.start("p1", drain(world, node), intent="drain")
+    row = await jobs.start("p2", replace(drain(world, node), verb="restore"), access="destroyed")
+    leader = await world.lead()
+    revision = world.catalog.view.processes["p2"].mod_revision
+    assert await jobs.write("p2", revision, replace(row, state="cancelled"), leader, give_back=[node.volume])
+    await settled(world)
+    assert (volume_of(world, node).access, volume_of(world, node).intent) == ("readwrite", "drain")
+
+
 async def test_a_volume_that_holds_something_is_not_removed(world: World) -> None:
     node = await world.node("n1")
     writer = await world.writer(node)

@@ -11,6 +11,7 @@ from copypool_coordinator import keys, starting
 from copypool_coordinator.controllers import processes
 from copypool_coordinator.controllers.actions import Action, SealExtent, WriteProcess
 from copypool_coordinator.departing import departing
+from copypool_coordinator.jobs import EMPTYING
 from copypool_coordinator.offpolicy import Mark, look
 from copypool_coordinator.policy import Facts, Policy, places
 from copypool_coordinator.process_api import process_info
@@ -82,7 +83,8 @@ class ToyJobs:
         row.updated_ms = self.cluster.now_ms
         for volume in row.volumes if plan.access or plan.intent else ():
             known = self.cluster.view.volumes_by_id[volume]
-            row.access_before.append(known.row.access)
+            if plan.access:
+                row.access_before.append(known.row.access)
             access = plan.access or known.row.access
             self._put_volume(replace(known.row, access=access, intent=plan.intent or known.row.intent))
         self._number += 1
@@ -133,9 +135,13 @@ class ToyJobs:
             return
         before = dict(zip(action.row.volumes, action.row.access_before, strict=False))
         for volume in action.give_back:
-            known = self.cluster.view.volumes_by_id[volume].row
+            there = self.cluster.view.volumes_by_id.get(volume)
+            if there is None:
+                continue  # another process has taken it out
+            known = there.row
             access = before.get(volume, known.access) if known.access == "destroyed" else known.access
-            self._put_volume(replace(known, access=access, intent=""))
+            intent = "" if action.row.verb in EMPTYING else known.intent
+            self._put_volume(replace(known, access=access, intent=intent))
         if action.remove_volume:
             assert not self.cluster.view.extents_by_volume[action.remove_volume]
             self.cluster.delete(keys.named(keys.VOLUME, f"volume{action.remove_volume}"))

@@ -61,6 +61,17 @@ def test_a_restore_that_is_cancelled_gives_the_volume_back() -> None:
     assert jobs.cluster.view.volumes["volume1"].row.access == "readwrite"
 
 
+def test_a_restore_that_is_cancelled_leaves_the_volume_to_who_still_empties_it() -> None:
+    jobs = cluster_with()
+    emptied = jobs.start(ProcessRequest("move", volume="volume1"))
+    restored = jobs.start(ProcessRequest("restore", volume="volume1"))
+    jobs.cancel(restored)
+    jobs.run(restored)
+    jobs.run(emptied)
+    assert (jobs.row(restored).state, jobs.row(emptied).state) == ("cancelled", "done")
+    assert on(jobs, 1) == []
+
+
 def test_a_pool_is_restored_without_waiting_for_who_is_away() -> None:
     jobs = cluster_with()
     jobs.cluster.down(1)
