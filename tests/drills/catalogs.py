@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills.cluster import DrillCluster
-from drills.faults import Paused
+from drills.faults import Paused, all_down
 
 MEMBERS = ("etcd1", "etcd2", "etcd3")
 #: Revisions between a compaction and the head: etcd 3.4 may go back to a compacted revision when it is killed there.
@@ -20,12 +20,17 @@ KEPT_REVISIONS = 50
 class LeaderMoved:
     """etcd's leader hands over to another member."""
 
+    before: str = ""  #: who led
+
     async def inject(self, cluster: DrillCluster) -> None:
         leader = await cluster.etcd_leader()
+        self.before = leader.name
         members = (await cluster.ask_etcd(leader, "cluster/member/list"))["members"]
         target = next(each["ID"] for each in members if each["name"] != leader.name)
         await cluster.ask_etcd(leader, "maintenance/transfer-leadership", targetID=target)
-        assert (await cluster.etcd_leader()).name != leader.name
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return bool(self.before) and (await cluster.etcd_leader()).name != self.before
 
     async def heal(self, cluster: DrillCluster) -> None:
         """Nothing to do."""
@@ -39,6 +44,9 @@ class Compacted:
 
     async def inject(self, cluster: DrillCluster) -> None:
         await Paused([self.sleeper]).inject(cluster)
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await Paused([self.sleeper]).felt(cluster)
 
     async def heal(self, cluster: DrillCluster) -> None:
         leader = await cluster.etcd_leader()
@@ -57,6 +65,9 @@ class QuorumLost:
     async def inject(self, cluster: DrillCluster) -> None:
         for name in self.names:
             await cluster.kill(name)
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await all_down(cluster, self.names)
 
     async def heal(self, cluster: DrillCluster) -> None:
         await cluster.start(*self.names)

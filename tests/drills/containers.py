@@ -305,6 +305,15 @@ class Containers:
         wrapped.reload()
         return int(wrapped.attrs["State"]["Pid"])
 
+    def process_state(self, name: str) -> str:
+        """The letter of its state (proc(5)): T when it was stopped; empty when it is down."""
+        pid = self.pid(name)
+        try:
+            # After the name, which is in brackets and may hold any character.
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if pid else ""
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
     def kill(self, name: str) -> None:
         """SIGKILL; the process is gone when this returns. Nothing to do when it is down."""
         wrapped = self._containers[name].get_wrapped_container()

@@ -17,6 +17,7 @@ from pathlib import Path
 from drills.layout import USER_ID
 
 SIZE_BYTES = 8 << 30  #: sparse: it takes what is written
+PROBE_BYTES = 8 << 20  #: more than a node frees between two looks at a full disk
 #: ext4's own "go down without writing the journal out" (FS_IOC_SHUTDOWN): from then on everything fails with EIO.
 _SHUTDOWN = 0x8004587D
 _SHUTDOWN_NO_LOG = struct.pack("I", 2)
@@ -87,6 +88,20 @@ class Disk:
         with suppress(OSError), (self.path / "ballast").open("ab", buffering=0) as file:
             while file.write(bytes(1 << 16)):
                 pass
+
+    def refusal(self) -> int:
+        """The error number that a new file of `PROBE_BYTES` meets; 0 when there is room and it can be written."""
+        probe = self.path / "probe"
+        try:
+            with probe.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, PROBE_BYTES)
+                os.fsync(file.fileno())
+        except OSError as error:
+            return error.errno or 0
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+        return 0
 
     def free(self) -> None:
         """Give back what `fill` took."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from drills.cluster import DrillCluster
+from drills.containers import is_ready
 
 _DELAY = Path(__file__).with_name("delay.py")
 _DELAY_PORT = 17000
 _READY_S = 10.0
+_ANSWER_MAX_S = 5.0  #: longer than the longest delay there and back
 CHAIN = "DRILL"
 _BEGIN = (f"iptables -w -N {CHAIN}", f"iptables -w -I INPUT -j {CHAIN}")
 _END = (f"iptables -w -D INPUT -j {CHAIN}", f"iptables -w -F {CHAIN}", f"iptables -w -X {CHAIN}")
@@ -43,6 +46,22 @@ async def unfiltered(cluster: DrillCluster, name: str) -> int:
     return stopped
 
 
+async def in_force(cluster: DrillCluster, name: str) -> list[str]:
+    """The rules that packets are dropped by at a container, as its kernel has them; none without a fault."""
+    try:
+        shown = await cluster.do(cluster.containers.in_network_of, name, *f"iptables -w -S {CHAIN}".split())
+    except RuntimeError:  # there is no such chain
+        return []
+    return [line for line in shown.splitlines() if line.endswith("-j DROP")]
+
+
+def _answer_s(cluster: DrillCluster, name: str) -> float:
+    """How long a member takes to answer a new connection; the time until it is given up when it does not."""
+    began_s = time.monotonic()
+    is_ready(cluster.layout.member(name).ready_url, cluster.containers.trust, _ANSWER_MAX_S)
+    return time.monotonic() - began_s
+
+
 @dataclass(slots=True)
 class Cut:
     """Nothing from `sources` arrives at `targets`; with `both_ways`, nothing in the other direction either."""
@@ -62,6 +81,16 @@ class Cut:
         for target in targets:
             await filtered(cluster, target, rules)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        sides = [(self.sources, self.targets), *([(self.targets, self.sources)] if self.both_ways else [])]
+        rules = {name: await in_force(cluster, name) for _, targets in sides for name in targets}
+        return bool(rules) and all(
+            any(cluster.layout.member(source).address in rule.replace("/", " ").split() for rule in rules[target])
+            for sources, targets in sides
+            for source in sources
+            for target in targets
+        )
+
     async def heal(self, cluster: DrillCluster) -> None:
         self.stopped = sum([await unfiltered(cluster, name) for name in {*self.sources, *self.targets}])
         await cluster.ready(*self.sources, *self.targets)
@@ -78,6 +107,10 @@ class Lossy:
     async def inject(self, cluster: DrillCluster) -> None:
         for name in self.names:
             await filtered(cluster, name, [f"-m statistic --mode random --probability {self.share} -j DROP"])
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        rules = [await in_force(cluster, name) for name in self.names]
+        return bool(rules) and all(any("--probability" in rule for rule in there) for there in rules)
 
     async def heal(self, cluster: DrillCluster) -> None:
         self.stopped = sum([await unfiltered(cluster, name) for name in self.names])
@@ -110,6 +143,10 @@ class Slow:
             redirect = f"-p tcp --dport {port} -j REDIRECT --to-ports {_DELAY_PORT}"
             await cluster.in_network_of(name, [f"iptables -w -t nat -A PREROUTING ! -i lo {redirect}"])
             await filtered(cluster, name, [f"! -i lo -p tcp --dport {port} -j REJECT --reject-with tcp-reset"])
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        waits_ms = [1000 * await cluster.do(_answer_s, cluster, name) for name in self.names]
+        return bool(waits_ms) and all(wait_ms >= 2 * (self.delay_ms - self.jitter_ms) for wait_ms in waits_ms)
 
     async def heal(self, cluster: DrillCluster) -> None:
         for name in self.names:

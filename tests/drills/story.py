@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from _pytest.mark import ParameterSet
 from copypool import Client
 from copypool.protocol.api import AckRule, OnCopyFailure
 from drills.cluster import DrillCluster
-from drills.faults import Fault
+from drills.faults import Fault, inflicted
 from drills.table import Row
 from kit.checker import check
 from kit.cluster import until
@@ -45,6 +46,7 @@ class Drill:
     on_copy_failure: OnCopyFailure = "fail"
     reads_fail_max: int | None = 0  #: None: this fault may fail reads
     green_within_s: float = 120.0
+    lost: Sequence[str] = ()  #: nodes whose session must be over before the healing
     short: bool = False  #: belongs to the short set
 
     @property
@@ -115,11 +117,10 @@ async def perform(cluster: DrillCluster, drill: Drill) -> Row:
             history = workload.history
             await go_on(history, WARM_OPERATIONS, "clients are at work")
             began_s = history.now_s()
-            try:
-                await drill.fault.inject(cluster)
+            async with inflicted(cluster, drill.fault):
                 await asyncio.sleep(drill.hold_s)
-            finally:
-                await drill.fault.heal(cluster)
+                for node in drill.lost:
+                    await until(partial(is_away, client, node), f"the session of {node} is over", within_s=30)
             await go_on(history, CALM_OPERATIONS, "work goes on after the healing")
             await cluster.green(client, f"{drill.name}: green again", drill.green_within_s)
             green_s = history.now_s()
@@ -140,6 +141,11 @@ async def perform(cluster: DrillCluster, drill: Drill) -> Row:
         print(f"{drill}: the history is in {await asyncio.to_thread(keep, history, drill.slug)}")
         raise
     return row
+
+
+async def is_away(client: Client, node: str) -> bool:
+    """Whether a node's session is over."""
+    return any(info.name == node and info.state == "away" for info in await client.nodes())
 
 
 def keep(history: History, name: str) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from copypool import Client
 from copypool.protocol.digests import digest_of, format_digest
 from copypool.protocol.errors import CopypoolError, NotFound
+from drills import faults
 from drills.cluster import DrillCluster
 from drills.faults import Both, Killed
 from drills.layout import NAMESPACE
@@ -37,6 +38,7 @@ async def test_what_only_the_lost_node_held(shared_cluster: DrillCluster, record
         async with at_work(client, "debt", seed=1, history=history):
             await go_on(history, 100, "clients are at work")
             await copies.inject(cluster)
+            await faults.felt(cluster, copies)
             await go_on(history, 200, "debt grows")
         # Nobody writes now: what the debt says is exact.
         excused = await held_only_by(client, lost, "drills/debt/", history.position)

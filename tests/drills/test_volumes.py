@@ -31,5 +31,3 @@ DRILLS = [
 @pytest.mark.parametrize("drill", set_of(DRILLS))
 async def test_volumes(shared_cluster: DrillCluster, record: Callable[[Row], None], drill: Drill) -> None:
     record(await perform(shared_cluster, drill))
-    if isinstance(drill.fault, Flipped | Deleted):
-        assert drill.fault.victims, "nothing was damaged: this drill drilled nothing"

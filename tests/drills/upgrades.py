@@ -77,6 +77,9 @@ class Replaced:
         for name in self.names:
             await replace_member(cluster, name, self.release)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return all(cluster.containers.releases[name] == self.release for name in self.names)
+
     async def heal(self, cluster: DrillCluster) -> None:
         if self.back is not None:
             for name in self.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from drills.cluster import DrillCluster
 from kit.cluster import until
 
 _MENDED_S = 90.0
+OLDER = "older"  #: name of a volume as it was
 
 
 async def run(client: Client, request: ProcessRequest) -> ProcessInfo:
@@ -52,6 +54,9 @@ class Full:
     async def inject(self, cluster: DrillCluster) -> None:
         await cluster.do(cluster.containers.disks[self.node].fill)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await cluster.do(cluster.containers.disks[self.node].refusal) == errno.ENOSPC
+
     async def heal(self, cluster: DrillCluster) -> None:
         await cluster.do(cluster.containers.disks[self.node].free)
         await well_again(cluster, self.node)
@@ -76,6 +81,9 @@ class ReadOnly:
     async def inject(self, cluster: DrillCluster) -> None:
         await cluster.do(cluster.containers.disks[self.node].fail_to_read_only)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await cluster.do(cluster.containers.disks[self.node].refusal) == errno.EROFS
+
     async def heal(self, cluster: DrillCluster) -> None:
         await mounted_anew(cluster, self.node)
 
@@ -88,6 +96,9 @@ class Failing:
 
     async def inject(self, cluster: DrillCluster) -> None:
         await cluster.do(cluster.containers.disks[self.node].shut_down)
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await cluster.do(cluster.containers.disks[self.node].refusal) == errno.EIO
 
     async def heal(self, cluster: DrillCluster) -> None:
         await mounted_anew(cluster, self.node)
@@ -105,6 +116,9 @@ class Flipped:
     async def inject(self, cluster: DrillCluster) -> None:
         disk = cluster.containers.disks[self.node]
         self.victims = await cluster.do(disk.flip, random.Random(self.seed), self.files, 3)
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return bool(self.victims)
 
     async def heal(self, cluster: DrillCluster) -> None:
         async with cluster.client() as client:
@@ -124,6 +138,9 @@ class Deleted:
         disk = cluster.containers.disks[self.node]
         self.victims = await cluster.do(disk.delete, random.Random(self.seed), self.files)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return bool(self.victims)
+
     async def heal(self, cluster: DrillCluster) -> None:
         await cluster.kill(self.node)
         await cluster.start(self.node)
@@ -141,6 +158,9 @@ class Wiped:
         await cluster.do(cluster.containers.disks[self.node].wipe)
         await cluster.do(cluster.containers.start, self.node)
 
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return not await cluster.do(cluster.containers.disks[self.node].extents)
+
     async def heal(self, cluster: DrillCluster) -> None:
         await refused(cluster, self.node)
         await replaced(cluster, self.node)
@@ -156,13 +176,16 @@ class Stale:
     async def inject(self, cluster: DrillCluster) -> None:
         disk = cluster.containers.disks[self.node]
         await cluster.kill(self.node)
-        await cluster.do(disk.keep, "older")
+        await cluster.do(disk.keep, OLDER)
         await cluster.start(self.node)
+
+    async def felt(self, cluster: DrillCluster) -> bool:
+        return await cluster.do((cluster.containers.disks[self.node].path / OLDER).is_dir)
 
     async def heal(self, cluster: DrillCluster) -> None:
         disk = cluster.containers.disks[self.node]
         await cluster.kill(self.node)
-        await cluster.do(disk.give_back, "older")
+        await cluster.do(disk.give_back, OLDER)
         await cluster.do(cluster.containers.start, self.node)
         await refused(cluster, self.node)
         await replaced(cluster, self.node)
