@@ -5,8 +5,9 @@ was loaded last. Open connections stay as they are: nothing is dropped by a rota
 vouches for keeps the connections that it has. Sessions are not resumed, so every new connection is judged by the files
 of now.
 
-Files that cannot be used (half written, key and certificate that do not belong together, expired) never replace what is
-in use: that goes on, `Rotated.failure` and a log line say why, and the next change of the files is the next try.
+Files that cannot be used (half written, key and certificate that do not belong together, expired, a listener's
+certificate that its own authorities do not vouch for) never replace what is in use: that goes on, `Rotated.failure` and
+a log line say why, and the next change of the files is the next try.
 
 Knows nothing of HTTP or gRPC. TLS 1.2 is the oldest version spoken; names are always checked.
 """
@@ -33,6 +34,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOK_S = 10.0  #: how often files are looked at unless a setting says otherwise
+_FLIGHTS_MAX = 8  #: of a handshake; TLS 1.2 needs four
+#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python does not name
+_AT_ANY_TIME = ssl.VerifyFlags(0x200000)
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -156,6 +160,33 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     if files.certificate:
         _show(context, files)
     return context
+
+
+def _check_own(files: TlsFiles, server: ssl.SSLContext) -> None:
+    """`TlsError` for a listener's certificate that whoever trusts `files.authority` refuses, by a handshake in memory.
+
+    Servers share their authorities, so it would be of use to none of the others. Names and times are not judged here:
+    the former depend on who calls, and an expired certificate may be renewed soon.
+    """
+    caller = client_context(TlsFiles(files.authority))
+    caller.check_hostname = False
+    caller.verify_flags |= _AT_ANY_TIME
+    to_caller, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (caller.wrap_bio(to_caller, to_server), server.wrap_bio(to_server, to_caller, server_side=True))
+    for _ in range(_FLIGHTS_MAX):
+        for side in sides:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as exc:
+                shown, trusted = files.certificate, files.authority
+                raise TlsError(f"{shown} is not taken by those who trust {trusted}: {exc.verify_message}") from exc
+            except ssl.SSLError as exc:
+                raise TlsError(f"{files.certificate} is of no use to a listener: {exc.reason or exc}") from exc
+            if side is sides[0]:
+                return
+    raise AssertionError("a handshake in memory does not end")
 
 
 def _trust(context: ssl.SSLContext, path: str) -> None:
@@ -294,10 +325,19 @@ class Chain:
     """A process's certificate and whom it trusts: the contexts of its calls and, if it listens, of its listener."""
 
     def __init__(self, files: TlsFiles, *, listens: bool = False, ask_clients: bool = False) -> None:
-        """Blocking. `TlsError` when the files cannot be used; an expired certificate can: it may be renewed soon."""
+        """Blocking. `TlsError` when the files cannot be used; an expired certificate can: it may be renewed soon.
+
+        A listener's certificate must be vouched for by `files.authority` where there is one.
+        """
 
         def make(of: TlsFiles) -> _Contexts:
-            return _Contexts(client_context(of), server_context(of, ask_clients=ask_clients) if listens else None)
+            client = client_context(of)
+            if not listens:
+                return _Contexts(client, None)
+            server = server_context(of, ask_clients=ask_clients)
+            if of.authority:
+                _check_own(of, server)
+            return _Contexts(client, server)
 
         self._rotated = Rotated(files, make)
         first = self._rotated.value

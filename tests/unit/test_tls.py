@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ssl
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from copypool.dev.certificates import Pair
 from copypool.tls import Chain, Rotated, TlsError, TlsFiles, client_context, read_leaf, server_context
@@ -57,6 +60,30 @@ class Handshake:
         der = self.client.getpeercert(binary_form=True)
         assert der is not None
         return x509.load_der_x509_certificate(der).serial_number
+
+
+class Pairs:
+    """A certificate that may sign others, in a chain of any length."""
+
+    def __init__(self, name: str, issuer: Pairs | None = None) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.name)
+            .issuer_name((issuer or self).name)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        )
+        self.pem = builder.sign((issuer or self).key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        self.key_pem = self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
 
 
 def chain_of(certificate: Certificate, *, ask_clients: bool = False) -> Chain:
@@ -220,6 +247,49 @@ def test_files_that_cannot_be_used_leave_those_of_before_in_use(authority: Autho
     assert server.look(time.time())
     assert shake(client, server).serial == serial_of(renewed)
     assert server.state.failure == ""
+
+
+def test_a_certificate_of_an_authority_that_is_not_trusted_is_not_taken_over(
+    authority: Authority, stranger: Authority
+) -> None:
+    certificate = authority.issue("b")
+    client, server = chain_of(authority.issue("a")), chain_of(certificate)
+    before = shake(client, server).serial
+    replace(certificate, stranger.pair("b"))
+    assert not server.look(time.time())
+    assert shake(client, server).serial == before
+    assert "b.pem is not taken by those who trust " in server.state.failure
+    assert server.state.failures == 1
+    replace(certificate, authority.pair("b"))
+    assert server.look(time.time())
+    assert shake(client, server).serial != before
+
+
+def test_a_listener_does_not_begin_with_a_certificate_that_its_own_authorities_refuse(
+    authority: Authority, stranger: Authority
+) -> None:
+    other = stranger.issue("b").files
+    for authorities in (authority.certificate.read_bytes(), b""):
+        trusted = authority.certificate.with_name("trusted.pem")
+        trusted.write_bytes(authorities + stranger.certificate.read_bytes())
+        Chain(TlsFiles(str(trusted), other.certificate, other.key), listens=True)
+    with pytest.raises(TlsError, match=r"b\.pem is not taken by those who trust .*ca\.pem"):
+        Chain(TlsFiles(str(authority.certificate), other.certificate, other.key), listens=True)
+
+
+def test_what_lies_between_the_certificate_and_its_authority_comes_from_the_certificates_file(tmp_path: Path) -> None:
+    root = Pairs("root")
+    between = Pairs("between", root)
+    leaf = Pairs("b", between)
+    (tmp_path / "ca.pem").write_bytes(root.pem)
+    (tmp_path / "b.key").write_bytes(leaf.key_pem)
+    files = TlsFiles(*(str(tmp_path / name) for name in ("ca.pem", "b.pem", "b.key")))
+    (tmp_path / "b.pem").write_bytes(leaf.pem + between.pem)
+    server = Chain(files, listens=True)
+    shake(Chain(TlsFiles(files.authority)), server)
+    (tmp_path / "b.pem").write_bytes(leaf.pem)
+    assert not server.look(time.time())
+    assert "local issuer" in server.state.failure
 
 
 def test_files_that_change_while_they_are_read_are_read_again(authority: Authority) -> None:
