@@ -221,6 +221,19 @@ async def test_tls_with_client_certificates(tmp_path: Path) -> None:
                 await Etcd.connect(EtcdSettings((f"localhost:{port}",), tls=refused, timeout_s=1.5))
 
 
+async def test_a_start_that_finds_no_member_says_why(tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(Authority, tmp_path)
+    stranger = await asyncio.to_thread(Authority, tmp_path, "stranger")
+    server = await asyncio.to_thread(authority.issue, "server")
+    async with EtcdCluster(server_tls=(server.authority, server.certificate, server.key)) as cluster:
+        endpoint = f"127.0.0.1:{cluster.members[0].client_port}"
+        wrong = EtcdSettings((endpoint,), tls=TlsFiles(str(stranger.certificate)), timeout_s=1.5)
+        with pytest.raises(CatalogDown, match=f"{endpoint}: .*CERTIFICATE_VERIFY_FAILED"):
+            await Etcd.connect(wrong)
+    with pytest.raises(CatalogDown, match=f"{endpoint}: .*refused"):
+        await Etcd.connect(EtcdSettings((endpoint,), timeout_s=1.5))
+
+
 async def test_login_by_password_and_a_new_token_when_the_old_one_is_forgotten() -> None:
     async with EtcdCluster() as cluster:
         endpoint = cluster.endpoints[0]

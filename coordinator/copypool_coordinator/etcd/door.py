@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Refuse leases that would end before a slow renewal arrives.
 LEASE_MIN_S = 2
+#: How long a member is asked why it took no connection: grpc answers at once while it waits for the next try.
+WHY_TIMEOUT_S = 0.5
 
 
 class Etcd:
@@ -300,7 +302,18 @@ class Etcd:
             await asyncio.gather(*waits, return_exceptions=True)
         if not done:
             names = ", ".join(self._settings.endpoints)
-            raise CatalogDown(f"no etcd member takes a connection within {timeout_s} s: {names}")
+            reasons = await asyncio.gather(*(self._why_unreachable(endpoint) for endpoint in self._members))
+            why = next((f": {reason}" for reason in reasons if reason), "")
+            raise CatalogDown(f"no etcd member takes a connection within {timeout_s} s: {names}{why}")
+
+    async def _why_unreachable(self, endpoint: Endpoint) -> str:
+        """What grpc says of its last try: a refused connection, a certificate; "" when it says nothing."""
+        try:
+            with endpoint.in_use():
+                await _STATUS(endpoint, WHY_TIMEOUT_S, self._attempts.metadata())
+        except grpc.aio.AioRpcError as error:
+            return (error.details() or "") if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+        return ""
 
 
 def _unary(method: Callable[[wire.Stubs], wire.Stub], request: wire.Message) -> Send:
