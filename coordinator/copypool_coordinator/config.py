@@ -18,7 +18,7 @@ from copypool.protocol.names import check_name
 from copypool.serving import settings
 from copypool.serving.addresses import base_url, check_listener
 from copypool.serving.encryption import TlsSection, check_section, troubles
-from copypool.serving.quantities import LogLevel, Port, Ratio, WholeSeconds
+from copypool.serving.quantities import Count, LogLevel, Port, Ratio, Seconds, WholeSeconds
 from copypool.serving.secrets import read_secret, read_text, read_token
 from copypool.serving.settings import ConfigError
 from copypool.telemetry.logs import LogFormat
@@ -29,8 +29,7 @@ from copypool.tls import LOOK_S, TlsError, TlsFiles, client_context, read_leaf
 ENV_PREFIX = "COPYPOOL_COORDINATOR_"
 MASTER_SECRET_MIN_BYTES = 32
 
-ScrubRate = Annotated[int, msgspec.Meta(ge=1024)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+ScrubRate = Annotated[int, msgspec.Meta(ge=1024, le=1024**4)]
 
 
 class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,10 +41,10 @@ class EtcdSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""  #: its private key, not encrypted
     user: str = ""  #: where etcd asks for one
     password_file: str = ""  #: the user's password
-    timeout_s: PositiveFloat = 5.0  #: deadline of a call, attempts on other members included
+    timeout_s: Seconds = 5.0  #: deadline of a call, attempts on other members included
     reload_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = LOOK_S  #: renewed TLS files are in use after this time
     #: what its members run with as --quota-backend-bytes, which they do not tell; for the days-to-quota metric alone
-    quota_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 2 * 1024**3
+    quota_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024, le=1024**4)] = 2 * 1024**3
 
     @property
     def tls_files(self) -> TlsFiles | None:
@@ -65,15 +64,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of memory and concurrency."""
 
     lookup_txns: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  #: directory transactions in flight
-    lookup_queue: Annotated[int, msgspec.Meta(ge=1)] = 8192  #: lookups waiting for one; more is `Overloaded`
+    lookup_queue: Count = 8192  #: lookups waiting for one; more is `Overloaded`
     node_reads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  #: read-many calls in flight per node
-    node_read_queue: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: small reads waiting per node
+    node_read_queue: Count = 4096  #: small reads waiting per node
     #: large files streamed through this process at once; each holds about 1 MiB
-    streams: Annotated[int, msgspec.Meta(ge=1)] = 64
-    connections: Annotated[int, msgspec.Meta(ge=1)] = 8192  #: at a time; one more is cut off at once
-    requests: Annotated[int, msgspec.Meta(ge=1)] = 4096  #: requests in work; more is `Overloaded`
-    rpc_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 1024 * 1024  #: the longest request of a client
-    node_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 32 * 1024 * 1024  #: the longest request of a node
+    streams: Count = 64
+    connections: Count = 8192  #: at a time; one more is cut off at once
+    requests: Count = 4096  #: requests in work; more is `Overloaded`
+    #: the longest request of a client
+    rpc_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1024**3)] = 1024 * 1024
+    #: the longest request of a node
+    node_body_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024, le=1024**3)] = 32 * 1024 * 1024
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,17 +91,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: str = ""  #: failure domain of this process; plain HTTP is served from the nearest location
     tls: TlsSection | None = None  #: without it the coordinator speaks plaintext
     insecure_plaintext: bool = False  #: listen beyond loopback without TLS
-    key_number: Annotated[int, msgspec.Meta(ge=1)] = 1  #: raise by one to renew the nodes' capability keys
+    #: raise by one to renew the nodes' capability keys
+    key_number: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] = 1
     session_ttl_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 15  #: how long a silent node keeps its session
-    grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600  #: how long a node may be away before its bytes are rebuilt
-    scrub_period_s: WholeSeconds = 14 * 24 * 3600  #: every location is read back once in this time
+    grace_s: WholeSeconds = 600  #: how long a node may be away before its bytes are rebuilt
+    #: every location is read back once in this time
+    scrub_period_s: Annotated[int, msgspec.Meta(ge=1, le=10 * 366 * 86_400)] = 14 * 24 * 3600
     #: How long a location that is not needed any more stays: the life of a read capability and 30 s. Less is for tests:
     #: readers who were sent there then have to go elsewhere in the middle of a read.
-    drop_delay_s: Annotated[int, msgspec.Meta(ge=0)] = 330
-    process_patience_s: Annotated[int, msgspec.Meta(ge=0)] = 60  #: a process of which nothing can go on ends after this
+    drop_delay_s: WholeSeconds = 330
+    process_patience_s: WholeSeconds = 60  #: a process of which nothing can go on ends after this
     scrub_floor_bytes_s: ScrubRate = 1024 * 1024  #: per volume: as fast at least, while something is due
     scrub_ceiling_bytes_s: ScrubRate = 32 * 1024 * 1024  #: per volume: never faster, even if the period is missed
-    shutdown_s: PositiveFloat = 10.0  #: requests under way may take this long after SIGTERM
+    shutdown_s: Seconds = 10.0  #: requests under way may take this long after SIGTERM
     allow_unsound_etcd: bool = False  #: start on an etcd version that is known to lose data
     bootstrap: BootstrapSection = BootstrapSection()  #: what the first coordinator makes
     limits: Limits = Limits()  #: bounds of memory and concurrency

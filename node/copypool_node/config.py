@@ -36,22 +36,25 @@ class VolumeConfig(msgspec.Struct, forbid_unknown_fields=True):
     name: str  #: unique in the cluster; stays with the directory for good
     pool: str  #: the pool that the volume belongs to for good
     pool_type: PoolType  #: what kind of pool that is
-    reserve_bytes: Annotated[int, Meta(ge=0)] | None = None  #: kept free for deletes and repair; unset: a rule of size
+    #: kept free for deletes and repair; unset: a rule of size
+    reserve_bytes: Annotated[int, Meta(ge=0, le=1024**6)] | None = None
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
     """Bounds of queues, waits and rates."""
 
     queue_records: Count = 8192  #: records waiting for a group, per volume and class
-    queue_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024  #: their payload, per volume and class
+    #: their payload, per volume and class
+    queue_bytes: Annotated[int, Meta(ge=1024 * 1024, le=1024**4)] = 64 * 1024 * 1024
     commit_wait_s: Seconds = 10.0  #: a writer waits this long for its outcome
     #: an extent this long takes no further group
-    extent_soft_bytes: Annotated[int, Meta(ge=64 * 1024)] = EXTENT_SOFT_BYTES
+    extent_soft_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024**4)] = EXTENT_SOFT_BYTES
     idle_seal_s: Seconds = 600.0  #: an open extent that got nothing for this long is sealed
     streams_per_class: Count = 8  #: open extents that long bodies may hold at a time, per volume and class
     stream_wait_s: Seconds = 5.0  #: a long body waits this long for an extent of its own
     body_stall_s: Seconds = 30.0  #: a body that brings no byte for this long is given up
-    heartbeat_s: Seconds = 3.0  #: between two heartbeats; a few must fit into the coordinators' `session_ttl_s`
+    #: between two heartbeats; a few must fit into the coordinators' `session_ttl_s`
+    heartbeat_s: Annotated[float, Meta(gt=0, le=200)] = 3.0
     probe_max_age_s: Seconds = 10.0  #: a volume whose last good write + fsync is older takes no writes
     #: The catalog's revision on a volume's label is at most this old: it tells a catalog that went back.
     label_revision_s: Seconds = 10.0
@@ -61,7 +64,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     commands_queued: Count = 10_000  #: pulls or verifies waiting, each
     scanners_kept: Count = 64  #: open extents that a pull can follow without reading them again
     twin_timeout_s: Seconds = 2.0  #: a twin that takes longer for a group or a stripe has ended
-    twins_open: Annotated[int, Meta(ge=0)] = 256  #: extents of other nodes that this one may be the twin of at a time
+    #: extents of other nodes that this one may be the twin of at a time
+    twins_open: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
     connections: Count = 4096  #: of clients and peers at a time; one more is cut off at once
     shutdown_s: Seconds = 5.0  #: at SIGTERM, groups under way get this long
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
+from msgspec import inspect
 
 from copypool.serving.settings import ConfigError, names_of
 from copypool.toml_text import to_toml
@@ -160,6 +164,43 @@ def test_what_is_in_force_can_be_shown_and_read_again(minimal: dict[str, Any], t
     assert shown == server.parse({**minimal, "listen_port": 81, "limits": {"connections": 5}}, {})
 
 
+# -- bounds ----------------------------------------------------------------------------------------------------
+def numbers_of(kind: inspect.Type, name: str) -> Iterator[tuple[str, inspect.IntType | inspect.FloatType]]:
+    """Every number that settings hold, however deep, with its name."""
+    if isinstance(kind, inspect.IntType | inspect.FloatType):
+        yield name, kind
+    elif isinstance(kind, inspect.UnionType):
+        for one in kind.types:
+            yield from numbers_of(one, name)
+    elif isinstance(kind, inspect.ListType):
+        yield from numbers_of(kind.item_type, f"{name}[]")
+    elif isinstance(kind, inspect.StructType):
+        for field in kind.fields:
+            yield from numbers_of(field.type, f"{name}.{field.name}".lstrip("."))
+
+
+@pytest.mark.parametrize("kind", [node_config.NodeConfig, coordinator_config.Config], ids=["node", "coordinator"])
+def test_every_number_has_a_least_and_a_most(kind: type[msgspec.Struct]) -> None:
+    found = dict(numbers_of(inspect.type_info(kind), ""))
+    assert len(found) > 15
+    unbounded = [
+        name
+        for name, number in found.items()
+        if (number.ge is None and number.gt is None) or number.le is None or not math.isfinite(number.le)
+    ]
+    assert unbounded == []
+
+
+@both
+def test_a_number_beyond_all_reason_is_refused_by_name(server: Server, minimal: dict[str, Any]) -> None:
+    numbers = [name for name in names_of(type(server.parse(minimal, {}))) if name.endswith(("_s", "connections"))]
+    assert len(numbers) > 5
+    for name in numbers:
+        for text in ("inf", "nan", "1e400", "99999999999999999999", "9999999999999999"):
+            with pytest.raises(ConfigError, match=rf"^{re.escape(name)}: "):
+                server.parse(minimal, {}, [f"{name}={text}"])
+
+
 # -- what the settings name ------------------------------------------------------------------------------------
 class Files:
     """Files of one server, all as they should be until a test harms one."""
@@ -219,6 +260,8 @@ def test_check_config_reads_secrets_and_certificates(server: Server, tmp_path: P
     assert "join_token_file: " in found[1]
     (tmp_path / "j").chmod(0o600)
 
+    Authority(tmp_path, "stranger").issue("server")
+    assert "is not taken by those who trust" in files.check()[0]
     files.authority.issue("server", calls=False)
     assert files.check() == []
     assert "not meant for clients" in files.check("tls.require_client_cert=true")[0]

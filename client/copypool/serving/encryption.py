@@ -17,7 +17,8 @@ class TlsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cert_file: str  #: the certificate, and whatever lies between it and its authority; `advertise_url` is named in it
     key_file: str  #: its private key, not encrypted
-    ca_file: str = ""  #: authorities that others are checked by; empty: those of the system
+    #: authorities that others are checked by, and `cert_file` when it is loaded; empty: those of the system, for others
+    ca_file: str = ""
     #: on routes between servers, callers must show a certificate of `ca_file`; clients with tokens need none
     require_client_cert: bool = False
     #: a name that the certificates of all servers hold; calls check it instead of the host that is called, which may be
