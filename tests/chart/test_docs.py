@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import yaml
+
 from chart import docs
 from chart.rendering import CHART, FULL_NAME, NAMESPACE, default_values, render
 
@@ -54,3 +56,9 @@ def test_the_names_for_certificates_are_those_that_an_issuer_is_asked_for() -> N
             for name in re.findall(r"`([^`]+)`", row)[1:]
         }
         assert documented == names
+
+
+def test_the_values_that_the_projects_readme_shows_are_taken() -> None:
+    readme = (CHART.parents[1] / "README.md").read_text("utf-8")
+    (values,) = re.findall(r"```yaml\n# values.yaml\n(.*?)```", readme, re.DOTALL)
+    assert render(yaml.safe_load(values)).of("StatefulSet")
