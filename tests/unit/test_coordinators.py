@@ -7,9 +7,11 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 import msgspec
+import pytest
 
 from copypool.coordinators import Coordinators
 from copypool.protocol.api import Empty
+from copypool.protocol.errors import CatalogDown
 from copypool.protocol.routes import MSGPACK
 from copypool.transport import Answer, LinkFailed, Timeouts
 
@@ -40,3 +42,38 @@ async def test_calls_that_fail_together_all_leave_a_frozen_coordinator() -> None
     async with asyncio.timeout(5):
         await asyncio.gather(*(coordinators.call("lookup", Empty(), Empty) for _ in range(CALLERS)))
     assert transport.asked == {"frozen": CALLERS, "well": CALLERS}
+
+
+class CutOffFirst:
+    """A transport whose first coordinators are cut off from etcd, and say so after all the patience is used up."""
+
+    timeouts = Timeouts()
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def send(self, method: str, url: str, *, headers: object, data: object, answer_s: float) -> Answer:
+        host = urlsplit(url).hostname or ""
+        self.asked.append(host)
+        if host.startswith("cut"):
+            raise CatalogDown("etcd does not answer")
+        return Answer(200, MSGPACK, msgspec.msgpack.encode(Empty()))
+
+
+async def test_one_coordinator_that_is_slow_to_say_that_etcd_is_away_is_not_the_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("copypool.coordinators.CATALOG_PATIENCE_S", 0.0)
+    transport = CutOffFirst()
+    coordinators = Coordinators(transport, ["http://cut", "http://well"], "token")  # type: ignore[arg-type]
+    await coordinators.call("lookup", Empty(), Empty)
+    assert transport.asked == ["cut", "well"]
+
+
+async def test_once_all_coordinators_say_that_etcd_is_away_the_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("copypool.coordinators.CATALOG_PATIENCE_S", 0.0)
+    transport = CutOffFirst()
+    coordinators = Coordinators(transport, ["http://cut1", "http://cut2"], "token")  # type: ignore[arg-type]
+    with pytest.raises(CatalogDown):
+        await coordinators.call("lookup", Empty(), Empty)
+    assert transport.asked == ["cut1", "cut2"]
