@@ -81,7 +81,7 @@ class Coordinators:
 
         A refused connection, a broken answer and a retryable error go to the next coordinator. `repeatable=False` is
         for verbs whose second run would do something else: a lost reply is then `OutcomeUnknown`.
-        Raises the coordinator's error; `CatalogDown` after `CATALOG_PATIENCE_S`, once all were asked; `NoSpace` at once.
+        Raises the coordinator's error; `CatalogDown` after `CATALOG_PATIENCE_S` once all were asked; `NoSpace` at once.
         """
         started_s = time.monotonic()
         until_s = started_s + deadline_s
@@ -99,7 +99,7 @@ class Coordinators:
             except NoSpace:
                 raise
             except RetryLater as exc:
-                # One coordinator may be cut off from etcd, and slow to say so: the others are asked before that is told.
+                # One coordinator may be cut off from etcd, and slow to say so: the others are asked before it is told.
                 if isinstance(exc, CatalogDown) and attempt + 1 >= len(self._urls):
                     until_s = min(until_s, started_s + CATALOG_PATIENCE_S)
                 last = exc
