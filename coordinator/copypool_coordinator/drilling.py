@@ -176,7 +176,7 @@ class Driller:
             if entry is not None:
                 opened = facts.opened.get(extent)
                 adding.add(extent, twins.as_sampled(entry.row, opened), opened)
-        after, speed, warnings = -1, losing.NO_RATE, list[str]()
+        after, speed, warnings, silent = -1, losing.NO_RATE, list[str](), list[str]()
         if len(page) > EXTENTS_PER_PAGE:
             after = page[EXTENTS_PER_PAGE - 1]
         else:
@@ -185,9 +185,12 @@ class Driller:
             speed = losing.rate(view, pools, await self._repairs())
             warnings = [*self._writes_stop(room.loads), *self._not_rebuildable(facts.places, lost)]
             warnings += [facts.brake] if facts.brake else []
-        return losing.forecast(
+            silent = [each.name for each in await self._overview.nodes() if each.state == "silent"]
+        found = losing.forecast(
             view, request.node, facts.places, lost, adding, room, speed, self._names(adding), warnings, now_ms, after
         )
+        found.silent = [name for name in silent if name != request.node]
+        return found
 
     def _volumes_of(self, node: str) -> frozenset[int]:
         entry = self._view.nodes.get(node)

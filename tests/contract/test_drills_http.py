@@ -12,6 +12,7 @@ from copypool.protocol.drills import LossCounts, LossFilesReply, LossForecast, L
 from copypool.protocol.insight import Problem
 from kit.catalog_world import shared_etcd
 from kit.coordinator_process import PlayedNode, Running, running_coordinator
+from kit.eventually import eventually
 
 GROUP = 110
 
@@ -135,6 +136,27 @@ async def test_a_loss_is_about_files_with_bytes_on_the_node(coordinator: Running
         assert page.counts == LossCounts(5, 5, 5, 5)
     finally:
         await other.close()
+
+
+async def test_a_loss_names_the_others_that_are_silent_while_their_sessions_live(endpoint: str) -> None:
+    async with running_coordinator(endpoint, session_ttl_s=5) as coordinator:
+        silent = await PlayedNode.join(coordinator, "mute")
+        lost = await PlayedNode.join(coordinator, "lost")
+        try:
+            await silent.open()
+            await lost.open()
+
+            async def named() -> bool:
+                reply = await ask(coordinator, "drill_lose_node", {"node": "lost"})
+                return "mute" in msgspec.convert(reply, LossForecast).silent
+
+            assert not await named()
+            await eventually(named, "a node that has missed three heartbeats is named")
+            reply = msgspec.convert(await ask(coordinator, "drill_lose_node", {"node": "lost"}), LossForecast)
+            assert "lost" not in reply.silent
+        finally:
+            await silent.close()
+            await lost.close()
 
 
 async def test_the_log_keeps_what_a_drill_found(coordinator: Running) -> None:

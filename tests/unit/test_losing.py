@@ -151,6 +151,18 @@ def test_doubtful_files_are_not_listed_as_unreadable() -> None:
     assert "default/perhaps  10 bytes, already so\n  ... and more" in doubtful
 
 
+def test_a_pass_that_counts_on_a_silent_node_names_it_in_the_first_line() -> None:
+    """Its session lives, so what it holds counts as served; a moment later it may be away."""
+    little = cluster()
+    little.extent(7, [at(1, LENGTH), at(3, LENGTH)], length=LENGTH)
+    found = loss_of(little, 1)
+    assert passed(found)
+    assert "silent" not in loss_text(LossReport(found, LossCounts(), []))
+    found.silent = ["node3"]
+    first = loss_text(LossReport(found, LossCounts(), [])).splitlines()[0]
+    assert first.startswith("PASSED by the sessions that live now, node3 is silent")
+
+
 def test_extents_beyond_the_room_that_is_left_are_not_rebuilt() -> None:
     little = cluster(free=FLOOR_BYTES + 2 * LENGTH + MIB)
     for extent in range(3):

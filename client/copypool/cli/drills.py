@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOT_PASSED = 3  #: exit code: the drill found something that would fail
 _BLOCKED_SHOWN = 10
+_SILENT_SHOWN = 5
 
 
 @click.group(cls=Verbs)
@@ -101,7 +102,7 @@ def lose_node(node: str, simulate: bool, names: int) -> None:
     """What the loss of a node would mean: what could not be read, what would be lost, where it would be rebuilt.
 
     Counted by the functions that protection, repair and placement go by; files are looked at one by one where some
-    are at risk.
+    are at risk. A node counts as there while its session lives; one that is silent meanwhile is named.
 
     Exit code 0: everything could still be read, and would be rebuilt where policy wants it; 3: not everything.
     """
@@ -133,7 +134,7 @@ def loss_text(report: LossReport) -> str:
     found, counts = report.forecast, report.counts
     name = printable(found.node)
     if report.passed:
-        first = f"PASSED: without {name} every file could be read, and everything would be rebuilt"
+        first = f"{_passed(found.silent)}: without {name} every file could be read, and everything would be rebuilt"
     elif counts.unavailable_files:
         size = readable_bytes(counts.unavailable_bytes)
         first = f"NOT PASSED: without {name} {counts.unavailable_files} files ({size}) could not be read"
@@ -176,6 +177,14 @@ def loss_text(report: LossReport) -> str:
             lines.append("  ... and more")
     lines += [f"warning: {printable(each)}" for each in found.warnings]
     return "\n".join(lines)
+
+
+def _passed(silent: list[str]) -> str:
+    if not silent:
+        return "PASSED"
+    names = ", ".join(printable(each) for each in silent[:_SILENT_SHOWN])
+    more = f" and {len(silent) - _SILENT_SHOWN} more" if len(silent) > _SILENT_SHOWN else ""
+    return f"PASSED by the sessions that live now, {names}{more} {'is' if len(silent) == 1 else 'are'} silent"
 
 
 def _sums(report: LossReport) -> list[str]:

@@ -129,7 +129,7 @@ class RebuildPlace(msgspec.Struct):
 class LossForecast(msgspec.Struct):
     """The loss by extents; bytes are stored bytes, with checksums, dead records included until they are reclaimed.
 
-    Rate and warnings come with the last page.
+    Rate, warnings and silent nodes come with the last page.
     """
 
     node: str
@@ -159,6 +159,8 @@ class LossForecast(msgspec.Struct):
     warnings: list[str]
     as_of_unix_s: float  #: of the first page
     next_after: int = -1  #: -1: no more
+    #: Other nodes whose sessions live, so that what they hold counts, and that have missed three heartbeats.
+    silent: list[str] = []
 
     def add(self, page: LossForecast) -> None:
         """Take the next page in."""
@@ -174,7 +176,7 @@ class LossForecast(msgspec.Struct):
         self.blocked = [*self.blocked, *page.blocked][:SKIPPED_MAX]
         self.namespaces = sorted({*self.namespaces, *page.namespaces})
         self.bytes_per_s, self.rate_from = page.bytes_per_s, page.rate_from
-        self.warnings, self.next_after = page.warnings, page.next_after
+        self.warnings, self.silent, self.next_after = page.warnings, page.silent, page.next_after
 
     @property
     def eta_s(self) -> float | None:
