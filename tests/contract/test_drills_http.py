@@ -10,6 +10,7 @@ import pytest
 
 from copypool.protocol.drills import LossCounts, LossFilesReply, LossForecast, LossReport, ReadDrill, SampleReply
 from copypool.protocol.insight import Problem
+from copypool_coordinator.keys import is_fence
 from kit.catalog_world import shared_etcd
 from kit.coordinator_process import PlayedNode, Running, running_coordinator
 from kit.eventually import eventually
@@ -79,6 +80,15 @@ async def test_a_sample_is_complete_without_repeats_and_the_same_for_its_seed(
 ) -> None:
     paths = [f"many/{number:05}" for number in range(2_600)]
     await store(coordinator, node, paths)
+    cuts = sum(is_fence(path) for path in paths)
+    assert cuts > 0
+
+    async def parts() -> bool:
+        body = {"count": 1, "seed": 1, "namespace": "default", "part": 0}
+        return msgspec.convert(await ask(coordinator, "drill_sample", body), SampleReply).parts == cuts + 1
+
+    # A fence that comes to be known between two parts moves the others; who draws passes over what comes twice.
+    await eventually(parts, "the coordinator knows of every fence")
     everything = await sampled(coordinator, 1, 2_000, everything=True)
     assert sorted(path for path in everything if path.startswith("many/")) == paths
     some = await sampled(coordinator, 1, 40)
