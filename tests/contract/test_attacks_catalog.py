@@ -5,7 +5,7 @@ Those of the commit transaction are in `test_catalog_commit`, those of locations
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,19 +19,7 @@ from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import delete, put
 from copypool_coordinator.locating import Locator
 from copypool_coordinator.rows import ExtentRow, FileRow, Location
-from kit.catalog_world import TestNode, World, Writer, catalog_world, shared_etcd
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
+from kit.catalog_world import TestNode, World, Writer
 
 
 async def locations(world: World, writer: Writer, holder: TestNode) -> list[Location]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -15,19 +14,7 @@ from copypool.protocol.internal import CommitEntry, OpenExtentRequest
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys
 from copypool_coordinator.etcd import delete
-from kit.catalog_world import World, Writer, allowed, catalog_world, current, extent_row, shared_etcd, version_of
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
+from kit.catalog_world import World, Writer, allowed, current, extent_row, version_of
 
 
 async def test_what_is_put_is_found_until_it_is_deleted(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,20 +15,8 @@ from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import RangeResult, delete, get
 from copypool_coordinator.etcd.requests import TXN_MAX_OPS
 from copypool_coordinator.rows import FORMAT, CountersRow, EventRow, ExtentRow, FileFlag, FileRow, TokenRow
-from kit.catalog_world import World, Writer, catalog_world, shared_etcd
+from kit.catalog_world import World, Writer
 from kit.eventually import eventually
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
 
 
 async def filled(world: World, *paths: str) -> Writer:

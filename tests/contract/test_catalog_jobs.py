@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 from msgspec.structs import replace
 
@@ -12,19 +10,7 @@ from copypool_coordinator import keys
 from copypool_coordinator.core import LeaderGuard
 from copypool_coordinator.etcd import put
 from copypool_coordinator.rows import FORMAT, ProcessRow, VolumeRow
-from kit.catalog_world import TestNode, World, catalog_world, shared_etcd
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
+from kit.catalog_world import TestNode, World
 
 
 async def settled(world: World) -> None:

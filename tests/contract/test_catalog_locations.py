@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -27,19 +26,7 @@ from copypool_coordinator import keys, rows
 from copypool_coordinator.core import LeaderGuard
 from copypool_coordinator.etcd import delete, put
 from copypool_coordinator.rows import ExtentRow, Location
-from kit.catalog_world import TestNode, World, Writer, allowed, catalog_world, shared_etcd
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
+from kit.catalog_world import TestNode, World, Writer, allowed
 
 
 async def extent_row(world: World, extent: int) -> ExtentRow:

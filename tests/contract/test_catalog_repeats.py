@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 
 from copypool.protocol.digests import digest_of
@@ -12,19 +10,7 @@ from copypool.protocol.internal import Refusal
 from copypool_coordinator import keys
 from copypool_coordinator.etcd import delete
 from copypool_coordinator.judging import FIRST_SENT_AHEAD_MAX_MS, RECENT_MAX, RETRY_WINDOW_MS
-from kit.catalog_world import World, allowed, catalog_world, current, extent_row, shared_etcd, version_of
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as made:
-        yield made
+from kit.catalog_world import World, allowed, current, extent_row, version_of
 
 
 async def test_a6_a_repeated_put_is_never_applied_twice(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,16 +20,9 @@ from copypool_coordinator.etcd import (
     put,
     value_equals,
 )
-from kit.catalog_world import shared_etcd
 from kit.memory_store import MemoryStore
 
 KEYS = [keys.file(1, name) for name in "abcd"]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as shared:
-        yield shared
 
 
 def some_compares(chance: random.Random, seen: list[int]) -> list[Compare]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -24,19 +23,7 @@ from copypool_coordinator import keys, rows, twins
 from copypool_coordinator.protection import is_appended, may_leave
 from copypool_coordinator.rows import ExtentRow, Location, OpenRow, VolumeRow
 from copypool_coordinator.view import Versioned
-from kit.catalog_world import TestNode, World, Writer, allowed, catalog_world, shared_etcd
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-async def world(endpoint: str) -> AsyncIterator[World]:
-    async with catalog_world(endpoint) as world:
-        yield world
+from kit.catalog_world import TestNode, World, Writer, allowed
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,31 +13,8 @@ from copypool.protocol.capability import ReadCapability, WriteCapability, derive
 from copypool.protocol.errors import Fenced, Forbidden, Unauthorized
 from copypool_coordinator import metrics
 from kit import metrics_page
-from kit.catalog_world import shared_etcd
-from kit.coordinator_process import ADMIN, PlayedNode, Running, running_coordinator
+from kit.coordinator_process import ADMIN, PlayedNode, Running
 from kit.eventually import eventually
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as found:
-        yield found
-
-
-@pytest.fixture
-async def coordinator(endpoint: str) -> AsyncIterator[Running]:
-    async with running_coordinator(endpoint) as running:
-        yield running
-
-
-@pytest.fixture
-async def node(coordinator: Running) -> AsyncIterator[PlayedNode]:
-    played = await PlayedNode.join(coordinator, "n1")
-    try:
-        await played.open()
-        yield played
-    finally:
-        await played.close()
 
 
 async def lease(coordinator: Running, namespace: str = "default", token: str = ADMIN, **fields: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,24 +13,11 @@ import msgspec
 import pytest
 
 from copypool_coordinator import dashboard, event_streams
-from kit.catalog_world import shared_etcd
 from kit.coordinator_process import ADMIN, Running, running_coordinator
 from kit.eventually import eventually
 
 FILES = sorted(each.name for each in dashboard._FOLDER.iterdir())
 WITHIN_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as found:
-        yield found
-
-
-@pytest.fixture
-async def coordinator(endpoint: str) -> AsyncIterator[Running]:
-    async with running_coordinator(endpoint) as running:
-        yield running
 
 
 class Stream:

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
-import pytest
 
 from copypool.protocol.insight import Coverage, ProveReply
-from kit.catalog_world import shared_etcd
-from kit.coordinator_process import PlayedNode, Running, running_coordinator
+from kit.coordinator_process import PlayedNode, Running
 from kit.eventually import eventually
 
 GROUP = 110
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as found:
-        yield found
-
-
-@pytest.fixture
-async def coordinator(endpoint: str) -> AsyncIterator[Running]:
-    async with running_coordinator(endpoint) as running:
-        yield running
-
-
-@pytest.fixture
-async def node(coordinator: Running) -> AsyncIterator[PlayedNode]:
-    played = await PlayedNode.join(coordinator, "n1")
-    try:
-        await played.open()
-        yield played
-    finally:
-        await played.close()
 
 
 async def store(coordinator: Running, node: PlayedNode, paths: list[str]) -> None:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from copypool_coordinator import keys, rows
 from copypool_coordinator.etcd import put
 from copypool_coordinator.rows import FORMAT, EventRow
-from kit.catalog_world import shared_etcd
 from kit.coordinator_process import PlayedNode, Running, running_coordinator
 from kit.eventually import eventually
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as found:
-        yield found
 
 
 @pytest.fixture

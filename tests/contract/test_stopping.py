@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from copypool.protocol import internal
 from copypool.protocol.errors import Forbidden, Invalid
-from kit.catalog_world import shared_etcd
 from kit.coordinator_process import PlayedNode, Running, running_coordinator
 from kit.eventually import eventually
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with shared_etcd() as found:
-        yield found
 
 
 @pytest.fixture
