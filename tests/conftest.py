@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _PACKAGES = ["copypool", "copypool_node", "copypool_coordinator"]
 #: A blocking library on purpose: `copypool dev` runs processes, and serves nobody meanwhile.
@@ -24,8 +24,15 @@ _BLOCKING_BY_DESIGN = ["copypool.dev"]
 _THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
 _SETTLE_S = 5.0
 
-# How fast examples are made says something about the machine's load, nothing about the code.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How fast examples are made says something about the machine's load, nothing about the code. Shrinking may outlast a
+# test's time, and that ends the run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.
+settings.register_profile(
+    "busy",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)],
+    print_blob=True,
+)
 settings.load_profile("busy")
 
 

@@ -148,7 +148,10 @@ def _check_path(path: str, asked: list[Operation], actions: list[Action], states
 def action_of(operation: Operation, excuses: Excuses | None = None) -> Action | None:
     """What an operation means for its path; None when it tells nothing."""
     invoked, completed = operation.invoked, operation.completed
-    if excuses is not None and is_unavailable(operation) and (one := excuses.of_read(operation)) is not None:
+    if excuses is not None and is_unavailable(operation) and (reasons := excuses.of_read(operation)):
+        if len(reasons) > 1:  # it ran through two absences: which version it could not have is not told
+            return None
+        one = reasons[0]
         invoked, completed = max(invoked, one.since), min(completed, one.until)
         return Action(operation, invoked, completed, False, False, one.digest, one.version)
     if operation.found_nothing:

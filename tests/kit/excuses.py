@@ -59,12 +59,9 @@ class Excuses:
                 raise ValueError(f"{path} is excused twice at the same time")
         self._by_path: Mapping[str, Sequence[Excused]] = by_path
 
-    def of_read(self, read: Operation) -> Excused | None:
-        """The excuse for this answer `unavailable`; None: there is none. A read over two absences takes the first."""
-        for one in self._by_path.get(read.path, ()):
-            if _overlaps(read, one.since, one.until):
-                return one
-        return None
+    def of_read(self, read: Operation) -> list[Excused]:
+        """The excuses for this answer `unavailable`: of several, any may be the reason."""
+        return [one for one in self._by_path.get(read.path, ()) if _overlaps(read, one.since, one.until)]
 
     def never_written(self, by_path: Mapping[str, Sequence[Operation]]) -> Iterator[Finding]:
         """Excuses for bytes that nobody wrote there: the debt names what does not exist."""
@@ -78,7 +75,7 @@ class Excuses:
         """Reads answered `unavailable` without an excuse. Whether the excused ones fit is for the search to say."""
         for path, asked in by_path.items():
             for one in asked:
-                if not is_unavailable(one) or self.of_read(one) is not None:
+                if not is_unavailable(one) or self.of_read(one):
                     continue
                 back = [each for each in self._by_path.get(path, ()) if each.until <= one.invoked]
                 if back:

@@ -252,6 +252,23 @@ def test_unavailable_though_it_was_replaced_before_the_node_left(loss: Loss) -> 
     loss.caught("unexcused")
 
 
+def test_a_read_through_two_absences_may_have_missed_either_version() -> None:
+    """It was answered in the second one, when the file had been replaced; the first is no reason to doubt it."""
+    loss = Loss()
+    loss.put(F, "one", 1)
+    loss.away(f=(F, "one", 1))
+    loss.fails(F)
+    loss.put(F, "two", 2)
+    number = loss.history.invoke(3, Kind.GET, F)
+    loss.back()
+    loss.put(F, "three", 3)
+    loss.away(f=(F, "three", 3))
+    loss.history.complete(number, Outcome.FAILED, error="unavailable")
+    loss.back()
+    loss.end(f=(F, "three", 3))
+    assert loss.verdict().ok, str(loss.verdict())
+
+
 def test_unavailable_after_it_was_deleted(loss: Loss) -> None:
     loss.away(f=(F, "only", 3))
     loss.delete(F)
