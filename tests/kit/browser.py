@@ -67,7 +67,11 @@ async def looking(
         page.on("console", hear)
         page.on("pageerror", lambda error: reported.append(f"uncaught: {error}"))
         await page.goto(url)
-        yield page
+        try:
+            yield page
+        except BaseException:
+            print("the page reported:", reported or "nothing")
+            raise
         assert not reported, reported
     finally:
         await context.close()
