@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,15 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("busy")
+
+
+def pytest_configure() -> None:
+    """Processes of tests hear Ctrl-C, even if a shell started the run in its background and so has it ignored.
+
+    Not by a `preexec_fn` of each: that forks this process with gRPC's threads in it, and the child may abort.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

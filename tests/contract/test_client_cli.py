@@ -41,10 +41,6 @@ class Ended(NamedTuple):
         return value
 
 
-def hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 class Shell:
     """Runs `copypool` in a folder with a profile of the cluster."""
 
@@ -71,8 +67,6 @@ class Shell:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # A test run in a shell's background has SIGINT ignored, and so would have what it starts.
-            preexec_fn=hear_interrupts,
         )
 
     async def __call__(self, *arguments: str, stdin: bytes = b"") -> Ended:
