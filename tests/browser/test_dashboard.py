@@ -83,18 +83,21 @@ async def test_a_wrong_token_is_told_so_and_a_readers_token_what_it_may_not_see(
 async def test_a_killed_node_is_seen_without_a_reload(
     browser: Browser, cluster: RealCluster, client: Client, url: str, token: str
 ) -> None:
+    receipt = await client.put("default", "reports/of-the-victim.bin", os.urandom(1000))
+    victim = receipt.volumes[0].rpartition("-")[0]  # a node without bytes may be away, and protection is still whole
+    shown = f".node[data-node={victim}]"
     await green(cluster, client)
     async with looking(browser, url) as page:
         await sign_in(page, token)
         await expect(page.locator("#verdict-word")).to_have_text("OK")
-        await expect(page.locator(".node[data-node=node1]")).to_have_attribute("data-state", "up")
-        await cluster.kill("node1")
-        await expect(page.locator(".node[data-node=node1]")).to_have_attribute("data-state", "away")
+        await expect(page.locator(shown)).to_have_attribute("data-state", "up")
+        await cluster.kill(victim)
+        await expect(page.locator(shown)).to_have_attribute("data-state", "away")
         await expect(page.locator("#verdict-word")).to_have_text("NOT OK")
         await expect(page.locator("#event-list")).to_contain_text("NodeAway")
         await picture(page, "node-away", full_page=True)
-        await cluster.start("node1")
-        await expect(page.locator(".node[data-node=node1]")).to_have_attribute("data-state", "up")
+        await cluster.start(victim)
+        await expect(page.locator(shown)).to_have_attribute("data-state", "up")
         await expect(page.locator("#verdict-word")).to_have_text("OK")
 
 
@@ -152,6 +155,18 @@ async def test_markup_and_scripts_that_the_page_did_not_bring_are_refused(browse
             "() => { try { document.body.innerHTML = '<b>x</b>'; return ''; } catch (error) { return error.name; } }"
         )
         assert refused == "TypeError"
+
+
+async def test_a_page_of_which_a_part_did_not_arrive_says_so(browser: Browser, url: str) -> None:
+    async with looking(browser, url, allowed=NETWORK) as page:
+        await page.route("**/words.js", lambda route: route.abort())
+        await page.reload()
+        await expect(page.locator("#arriving")).to_contain_text("reload it")
+        await expect(page.locator("#login")).to_be_hidden()
+        await page.unroute("**/words.js")
+        await page.reload()
+        await expect(page.locator("#login")).to_be_visible()
+        await expect(page.locator("#arriving")).to_have_count(0)
 
 
 async def test_on_a_phone_nothing_scrolls_sideways(

@@ -143,5 +143,6 @@ byId("events-filter").addEventListener("input", events.show);
 document.addEventListener("visibilitychange", () => session?.wake?.());
 explain.start(end);
 setInterval(age, 1_000);
+byId("arriving").remove(); // not before: without one of its modules the page stays as it came, and says so
 if (api.remembered()) begin();
 else end();
