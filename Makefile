@@ -80,7 +80,7 @@ unit: $(READY) $(PROMTOOL_READY) ## Unit tests alone: seconds
 demo: $(READY) $(ETCD_READY) ## The main job on a real cluster of this machine, in .demo: under 3 minutes
 	copypool dev demo --dir .demo
 
-bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside a peer, CPU per operation: under 6 minutes; BENCH=--quick: under 1
+bench: $(READY) $(ETCD_READY) $(BENCH_READY) ## Speed beside peers and against bounds, and README's table: under 25 minutes; BENCH=--quick: 2
 	PYTHONPATH=tests python -m bench $(BENCH)
 
 chart: $(CHART_READY) images ## The Helm chart: schema, rendering, its life on an API server, its pods as real containers

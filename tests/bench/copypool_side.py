@@ -1,7 +1,6 @@
 """Copypool as shipped, on this machine: one etcd, one coordinator, one primary node, one copy node.
 
-With `end_copies` a write leaves one durable copy, as it does with a peer of one copy; the second one is owed, as after
-any loss of a node.
+In `one_copy` the second copy of every write is owed, as after any loss of a node.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from copypool.transport import Transport
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-NAME = "copypool"
 SIZES = Sizes(etcd=1, coordinators=1, primary_nodes=1, copy_nodes=1)
 #: A node that the bench ends stays a member: nothing is to be rebuilt while figures are taken.
 TUNING = Tuning(grace_s=3600, session_ttl_s=15)
@@ -78,3 +76,11 @@ def copypool_cluster(root: Path | None = None) -> Iterator[CopypoolSide]:
     finally:
         supervisor.down(wipe=True)
         shutil.rmtree(folder)
+
+
+@contextmanager
+def one_copy() -> Iterator[CopypoolSide]:
+    """A cluster whose copy node is down: a write leaves one durable copy, as with a peer of one copy."""
+    with copypool_cluster() as side:
+        side.end_copies()
+        yield side

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from bench.processes import CpuMeter
+from bench.frame import CaseFailed
+from bench.processes import ChildrenMeter, CpuMeter
 from bench.results import Round
 
 _SCRIPTS = Path(__file__).parent / "wrk"
@@ -18,7 +19,7 @@ _THREADS = 2
 _MARK = "BENCH "
 
 
-class LoadFailed(Exception):
+class LoadFailed(CaseFailed):
     """wrk is not there, or said nothing."""
 
 
@@ -40,7 +41,6 @@ def find_wrk() -> str:
 
 
 def run(
-    side: str,
     script: str,
     url: str,
     arguments: Sequence[str],
@@ -49,24 +49,28 @@ def run(
     seconds: int,
     pids: Mapping[str, int],
 ) -> Round:
-    """Put load on `url` for some seconds. Blocking, bounded by `seconds` + 20. `LoadFailed` when it cannot run."""
+    """Put load on `url` for some seconds; the round's side is for the frame to name.
+
+    Blocking, bounded by `seconds` + 20. `LoadFailed` when it cannot run.
+    """
     command = [find_wrk(), "-t", str(_THREADS), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "10s"]
     command += ["-s", str(_SCRIPTS / script), url, "--", *arguments]
-    meter = CpuMeter(pids)
+    meter, children = CpuMeter(pids), ChildrenMeter()
     environment = {**os.environ, "BENCH_WRK_DONE": str(_SCRIPTS / "done.lua")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 20, check=False)
-    used = meter.read()
+    load_s, used = children.read(), meter.read()
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode != 0 or not lines:
         raise LoadFailed(f"wrk ended with {done.returncode}: {done.stderr[-500:] or done.stdout[-500:]}")
     found = msgspec.json.decode(lines[-1].removeprefix(_MARK), type=_Summary)
     count = max(1, found.requests)
     return Round(
-        side,
+        "",
         found.requests,
         found.seconds,
         {name: each * 1e6 / count for name, each in used.items()},
         found.refused + found.broken,
         found.p50_ms,
         found.p99_ms,
+        load_s * 1e6 / count,
     )

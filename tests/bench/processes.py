@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,26 @@ class CpuMeter:
     def read(self) -> dict[str, float]:
         """Seconds per process since this meter was made."""
         return {name: cpu_s(pid) - self._begun[name] for name, pid in self._pids.items()}
+
+    def per_operation_us(self, operations: int) -> dict[str, float]:
+        """The same in microseconds, divided by operations."""
+        return {name: used * 1e6 / max(1, operations) for name, used in self.read().items()}
+
+
+class ChildrenMeter:
+    """CPU time of the child processes that ended, and were waited for, from the making of this object to `read`."""
+
+    def __init__(self) -> None:
+        self._begun_s = _children_s()
+
+    def read(self) -> float:
+        """Seconds since this meter was made."""
+        return _children_s() - self._begun_s
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def yardstick_us() -> float:

