@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bench.frame import awaited
 from copypool import Client
 from copypool.coordinators import Coordinators
 from copypool.dev.layout import Cluster, Sizes, Tuning
@@ -23,6 +24,8 @@ from copypool.transport import Transport
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+NAMESPACE = "default"  #: its ack rule is `primary`
+ACK_COPY = "ack-copy"  #: the namespace
 SIZES = Sizes(etcd=1, coordinators=1, primary_nodes=1, copy_nodes=1)
 #: A node that the bench ends stays a member: nothing is to be rebuilt while figures are taken.
 TUNING = Tuning(grace_s=3600, session_ttl_s=15)
@@ -37,6 +40,7 @@ class CopypoolSide:
         self.coordinator = cluster.of("coordinator")[0].url
         self.token = supervisor.layout.admin_token.read_text().strip()
         self.node = cluster.of("node")[0].url
+        self.profile = supervisor.layout.profile_file  #: for the command line tool
 
     @property
     def pids(self) -> dict[str, int]:
@@ -84,3 +88,16 @@ def one_copy() -> Iterator[CopypoolSide]:
     with copypool_cluster() as side:
         side.end_copies()
         yield side
+
+
+@contextmanager
+def two_copies() -> Iterator[CopypoolSide]:
+    """A cluster with its copy node, and a namespace `ACK_COPY` whose writes are answered when both have fsync'd."""
+    with copypool_cluster() as side:
+        awaited(_make_namespace(side))
+        yield side
+
+
+async def _make_namespace(side: CopypoolSide) -> None:
+    async with await side.client() as client:
+        await client.namespace_create(ACK_COPY, ack="copy", on_copy_failure="fail")

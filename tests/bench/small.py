@@ -6,59 +6,65 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from http.client import HTTPConnection
 from itertools import islice
 
-from bench.copypool_side import CopypoolSide, one_copy
+from bench import nginx, seaweed
+from bench.copypool_side import ACK_COPY, NAMESPACE, CopypoolSide, one_copy, two_copies
 from bench.frame import CaseFailed, Contest, Ground, awaited
 from bench.load import run
 from bench.processes import CpuMeter
 from bench.results import OWN, Round, at_least
-from bench.seaweed import Seaweed, seaweed
+from bench.seaweed import FILER, FILER_FSYNC, FILER_NO_FSYNC, FSYNC, VOLUME_SERVER, Seaweed
 from copypool.protocol import routes
 from copypool.protocol.api import LOOKUP_MAX, LookupReply, LookupRequest
 
-NAMESPACE = "default"
 SMALL_BYTES = 4096
 GET_FILES = 2000
 MIB = 1024 * 1024
 
-FSYNC = "filer, fsync"
-NO_FSYNC = "filer, no fsync"
-FILER = "filer"
+
+def _side(namespace: str, ground: Ground) -> CopypoolSide:
+    """The cluster for writes into this namespace."""
+    return ground.use(two_copies if namespace == ACK_COPY else one_copy)
+
+
+def _peer(namespace: str, ground: Ground) -> Seaweed:
+    """A peer that keeps as many copies."""
+    return ground.use(seaweed.seaweed_two_copies if namespace == ACK_COPY else seaweed.seaweed)
 
 
 # -- writing ----------------------------------------------------------------------------------
-def _put(connections: int, ground: Ground) -> Round:
+def _put(namespace: str, connections: int, ground: Ground) -> Round:
     """Durable PUTs straight to the node, under one write lease, as the SDK sends them."""
-    side = ground.use(one_copy)
-    lease = asyncio.run(side.lease(NAMESPACE))
+    side = _side(namespace, ground)
+    lease = asyncio.run(side.lease(namespace))
     arguments = [secrets.token_hex(4), str(SMALL_BYTES), "", "1", f"{routes.CAPABILITY}: {lease.capability}"]
     url = f"{lease.url}/v1/files/{lease.namespace_id}/small"
     return run("put.lua", url, arguments, connections=connections, seconds=ground.plan.seconds, pids=side.pids)
 
 
-def _filer_put(connections: int, query: str, ground: Ground) -> Round:
-    peer = ground.use(seaweed)
+def _filer_put(namespace: str, connections: int, query: str, ground: Ground) -> Round:
+    peer = _peer(namespace, ground)
     arguments = [secrets.token_hex(4), str(SMALL_BYTES), query, "0"]
     url = f"{peer.filer}/small"
     return run("put.lua", url, arguments, connections=connections, seconds=ground.plan.seconds, pids=peer.pids)
 
 
-def _put_many(ground: Ground) -> Round:
-    return awaited(_many(ground.use(one_copy), ground.plan.many_files))
+def _put_many(namespace: str, ground: Ground) -> Round:
+    return awaited(_many(_side(namespace, ground), namespace, ground.plan.many_files))
 
 
-async def _many(side: CopypoolSide, files: int) -> Round:
+async def _many(side: CopypoolSide, namespace: str, files: int) -> Round:
     run_name = secrets.token_hex(4)
     bodies = islice(_bodies(), files)
     async with await side.client() as client:
-        await client.put(NAMESPACE, f"many/{run_name}/first", b"x")
+        await client.put(namespace, f"many/{run_name}/first", b"x")
         meter, begun = CpuMeter({**side.pids, "sdk": os.getpid()}), time.monotonic()
-        done = await client.put_many(NAMESPACE, ((f"many/{run_name}/{n}", body) for n, body in enumerate(bodies)))
+        done = await client.put_many(namespace, ((f"many/{run_name}/{n}", body) for n, body in enumerate(bodies)))
         seconds = time.monotonic() - begun
         return Round(OWN, done.files, seconds, meter.per_operation_us(done.files))
 
@@ -74,22 +80,37 @@ def _bodies() -> Iterator[bytes]:
 def _get(ground: Ground) -> Round:
     """GETs by name through the coordinator, by a plain HTTP client."""
     side = ground.use(one_copy)
-    arguments = [str(ground.folder / "names"), f"Authorization: Bearer {side.token}"]
-    return run("get.lua", side.coordinator, arguments, connections=64, seconds=ground.plan.seconds, pids=side.pids)
+    return _wrk_get(ground, side.coordinator, "names", side.pids, f"Authorization: Bearer {side.token}")
 
 
-def _filer_get(ground: Ground) -> Round:
-    peer = ground.use(seaweed)
-    ground.once("files on the filer", partial(_store_on_filer, peer, ground))
-    arguments = [str(ground.folder / "filer")]
-    return run("get.lua", peer.filer, arguments, connections=64, seconds=ground.plan.seconds, pids=peer.pids)
-
-
-def _get_segment(ground: Ground) -> Round:
+def _get_from_node(ground: Ground) -> Round:
     """GETs from the node, location and capability known."""
     side = ground.use(one_copy)
-    arguments = [str(ground.folder / "segments")]
-    return run("get.lua", side.node, arguments, connections=64, seconds=ground.plan.seconds, pids=side.pids)
+    return _wrk_get(ground, side.node, "segments", side.pids)
+
+
+def _get_from_filer(ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed)
+    ground.once("files on the filer", partial(_store_on_filer, peer, ground))
+    return _wrk_get(ground, peer.filer, "filer", peer.pids)
+
+
+def _get_from_volume_server(ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed)
+    url, names = peer.assign(GET_FILES)
+    ground.once("files on the volume server", partial(_upload, ground, url, names, "volume"))
+    return _wrk_get(ground, url, "volume", peer.pids)
+
+
+def _get_from_nginx(ground: Ground) -> Round:
+    peer = ground.use(nginx.nginx)
+    ground.once("files of nginx", partial(_store_for_nginx, peer, ground))
+    return _wrk_get(ground, peer.url, "nginx", peer.pids)
+
+
+def _wrk_get(ground: Ground, url: str, requests: str, pids: dict[str, int], *headers: str) -> Round:
+    arguments = [str(ground.folder / requests), *headers]
+    return run("get.lua", url, arguments, connections=64, seconds=ground.plan.seconds, pids=pids)
 
 
 def _store_for_get(ground: Ground) -> None:
@@ -116,65 +137,103 @@ async def _store(ground: Ground) -> None:
 
 
 def _store_on_filer(peer: Seaweed, ground: Ground) -> None:
-    """The same files on the filer, and the list `filer`."""
-    with closing(HTTPConnection(peer.filer.removeprefix("http://"), timeout=10)) as connection:
-        for number, body in zip(range(GET_FILES), _bodies(), strict=False):
-            connection.request("PUT", f"/get/{number}", body)
+    _upload(ground, peer.filer, [f"get/{number}" for number in range(GET_FILES)], "filer")
+
+
+def _upload(ground: Ground, url: str, names: list[str], requests: str) -> None:
+    """The same files on the peer, and the list of requests of that name."""
+    with closing(HTTPConnection(url.removeprefix("http://"), timeout=10)) as connection:
+        for name, body in zip(names, _bodies(), strict=False):
+            connection.request("PUT", f"/{name}", body)
             response = connection.getresponse()
             response.read()
             if response.status >= 300:
-                raise CaseFailed(f"the filer answered {response.status} to a PUT")
-    (ground.folder / "filer").write_text("".join(f"/get/{number}\n" for number in range(GET_FILES)))
+                raise CaseFailed(f"the peer answered {response.status} to a PUT")
+    (ground.folder / requests).write_text("".join(f"/{name}\n" for name in names))
+
+
+def _store_for_nginx(peer: nginx.Nginx, ground: Ground) -> None:
+    for number, body in zip(range(GET_FILES), _bodies(), strict=False):
+        (peer.files / str(number)).write_bytes(body)
+    (ground.folder / "nginx").write_text("".join(f"/{number}\n" for number in range(GET_FILES)))
+
+
+# -- the cases --------------------------------------------------------------------------------
+def _puts(namespace: str, connections: int) -> tuple[tuple[str, Callable[[Ground], Round]], ...]:
+    return (
+        (OWN, partial(_put, namespace, connections)),
+        (FILER_FSYNC, partial(_filer_put, namespace, connections, FSYNC)),
+        (FILER_NO_FSYNC, partial(_filer_put, namespace, connections, "")),
+    )
+
+
+def _manys(namespace: str) -> tuple[tuple[str, Callable[[Ground], Round]], ...]:
+    return ((OWN, partial(_put_many, namespace)), (FILER_FSYNC, partial(_filer_put, namespace, 64, FSYNC)))
 
 
 CASES = (
     Contest(
         "put64",
         "4 KiB durable PUT by name, 64 connections",
-        (
-            (OWN, partial(_put, 64)),
-            (FSYNC, partial(_filer_put, 64, "?fsync=true")),
-            (NO_FSYNC, partial(_filer_put, 64, "")),
-        ),
-        (at_least(2.0, than=FSYNC),),
-        "one copy fsync'd at the answer; Copypool's name besides in etcd, fsync'd too, while the filer's is not synced",
+        _puts(NAMESPACE, 64),
+        (at_least(2.0, than=FILER_FSYNC),),
+        "one copy fsync'd at the answer; Copypool's name besides in etcd, fsync'd too; the filer's name is not fsync'd",
         ground="one copy",
     ),
     Contest(
         "put128",
         "4 KiB durable PUT by name, 128 connections",
-        (
-            (OWN, partial(_put, 128)),
-            (FSYNC, partial(_filer_put, 128, "?fsync=true")),
-            (NO_FSYNC, partial(_filer_put, 128, "")),
-        ),
-        (at_least(2.4, than=FSYNC), at_least(1.2, than=NO_FSYNC)),
+        _puts(NAMESPACE, 128),
+        (at_least(2.4, than=FILER_FSYNC), at_least(1.2, than=FILER_NO_FSYNC)),
         ground="one copy",
     ),
     Contest(
         "many",
         "4 KiB durable files, `put_many`",
-        ((OWN, _put_many), (FSYNC, partial(_filer_put, 64, "?fsync=true"))),
-        (at_least(5.0, than=FSYNC),),
+        _manys(NAMESPACE),
+        (at_least(5.0, than=FILER_FSYNC),),
         "`sdk` is the CPU of the client; the filer has no such request: 64 connections, one request per file",
         ground="one copy",
     ),
     Contest(
         "get",
         "4 KiB GET by name, 64 connections",
-        ((OWN, _get), (FILER, _filer_get)),
+        ((OWN, _get), (FILER, _get_from_filer)),
         (at_least(2.0, than=FILER),),
         "one request of a plain HTTP client to coordinator or filer; Copypool checks blocks before they leave the node",
         ground="one copy",
         prepare=_store_for_get,
     ),
     Contest(
-        "segment",
+        "get-node",
         "4 KiB GET from the node, location known, 64 connections",
-        ((OWN, _get_segment),),
-        (),
-        "with the capability; checked at the node",
+        ((OWN, _get_from_node), (VOLUME_SERVER, _get_from_volume_server), (nginx.NAME, _get_from_nginx)),
+        (at_least(1.0, than=VOLUME_SERVER), at_least(0.5, than=nginx.NAME)),
+        "with its capability, as the SDK asks; blocks are checked at the node; the volume server is asked by file id",
         ground="one copy",
         prepare=_store_for_get,
+    ),
+)
+
+#: With ack rule `copy`: a write is answered when two nodes have fsync'd it.
+COPY_CASES = (
+    Contest(
+        "put64-copy",
+        "4 KiB PUT by name, 64 connections, ack rule `copy`",
+        _puts(ACK_COPY, 64),
+        note="two copies fsync'd at the answer (`fail`: never fewer), on both sides (`replication=001`)",
+        ground="two copies",
+    ),
+    Contest(
+        "put128-copy",
+        "4 KiB PUT by name, 128 connections, ack rule `copy`",
+        _puts(ACK_COPY, 128),
+        ground="two copies",
+    ),
+    Contest(
+        "many-copy",
+        "4 KiB files, `put_many`, ack rule `copy`",
+        _manys(ACK_COPY),
+        ground="two copies",
     ),
 )

@@ -1,67 +1,201 @@
-"""Cases of long streams; operations are MiB."""
+"""Cases of long streams; operations are MiB. Sources are in the page cache; what is read goes nowhere."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+import subprocess
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.copypool_side import one_copy
-from bench.frame import Contest, Ground, awaited
-from bench.processes import CpuMeter
-from bench.results import OWN, Round
-from bench.small import MIB, NAMESPACE
+from bench import nginx, seaweed
+from bench.copypool_side import ACK_COPY, NAMESPACE, CopypoolSide, one_copy, two_copies
+from bench.disk import DD, dd_sources
+from bench.frame import CaseFailed, Contest, Ground, PeerMissing, awaited
+from bench.processes import ChildrenMeter, CpuMeter
+from bench.results import OWN, Round, at_least
+from bench.seaweed import FILER, FILER_FSYNC, FILER_NO_FSYNC, FSYNC
+from bench.small import MIB
+
+_DEADLINE_S = 150.0
 
 
-def large(ground: Ground) -> Path:
-    """A file of random bytes, as long as the plan says."""
-    return ground.made("large", partial(_make_large, size_mib=ground.plan.stream_mib))
+def sources(ground: Ground, streams: int) -> list[Path]:
+    """Files of random bytes: so many, together as long as the plan says."""
+    each_mib = ground.plan.stream_mib // streams
+    return [ground.made(f"large{each_mib}-{n}", partial(_make_large, size_mib=each_mib)) for n in range(streams)]
 
 
 def _make_large(place: Path, size_mib: int) -> None:
     with place.open("wb") as file:
-        for _ in range(size_mib // 16):
-            file.write(os.urandom(16 * MIB))
+        for _ in range(size_mib):
+            file.write(os.urandom(MIB))
 
 
-async def _put(ground: Ground) -> Round:
-    """One large file, put by the SDK."""
-    side, content = ground.use(one_copy), large(ground)
+# -- in -----------------------------------------------------------------------------------------
+def _put(streams: int, ground: Ground) -> Round:
+    """Files put by the SDK, all at once."""
+    return awaited(_put_files(ground.use(one_copy), NAMESPACE, sources(ground, streams)))
+
+
+def _put_with_copy(ground: Ground) -> Round:
+    return awaited(_put_files(ground.use(two_copies), ACK_COPY, sources(ground, 1)))
+
+
+async def _put_files(side: CopypoolSide, namespace: str, contents: Sequence[Path]) -> Round:
+    size_mib = sum(each.stat().st_size for each in contents) // MIB
     async with await side.client() as client:
         meter, begun = CpuMeter({**side.pids, "sdk": os.getpid()}), time.monotonic()
-        await client.put(NAMESPACE, "stream/file", content)
-        seconds, size_mib = time.monotonic() - begun, ground.plan.stream_mib
+        await asyncio.gather(*(client.put(namespace, f"stream/{each.name}", each) for each in contents))
+        seconds = time.monotonic() - begun
         return Round(OWN, size_mib, seconds, meter.per_operation_us(size_mib))
 
 
-async def _get(ground: Ground) -> Round:
-    """The same file, read and checked by the SDK."""
-    side = ground.use(one_copy)
+def _filer_put(streams: int, query: str, ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed)
+    uploads = [["-T", str(each), f"{peer.filer}/stream/{each.name}{query}"] for each in sources(ground, streams)]
+    return _curl(uploads, peer.pids, ground.plan.stream_mib)
+
+
+def _filer_put_with_copy(query: str, ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed_two_copies)
+    (source,) = sources(ground, 1)
+    return _curl([["-T", str(source), f"{peer.filer}/stream/{source.name}{query}"]], peer.pids, ground.plan.stream_mib)
+
+
+def _dd(streams: int, ground: Ground) -> Round:
+    return dd_sources(sources(ground, streams), ground.folder)
+
+
+# -- out ----------------------------------------------------------------------------------------
+def _store(ground: Ground) -> None:
+    (source,) = sources(ground, 1)
+    ground.once("a large file", lambda: awaited(_put_files(ground.use(one_copy), "default", [source])))
+
+
+def _get(ground: Ground) -> Round:
+    """Read by the SDK, which checks blocks and digest."""
+    return awaited(_get_file(ground.use(one_copy), f"stream/{sources(ground, 1)[0].name}"))
+
+
+async def _get_file(side: CopypoolSide, path: str) -> Round:
     async with await side.client() as client:
         meter, begun = CpuMeter({**side.pids, "sdk": os.getpid()}), time.monotonic()
         size = 0
-        async with await client.open(NAMESPACE, "stream/file") as stream:
+        async with await client.open(NAMESPACE, path) as stream:
             async for piece in stream:
                 size += len(piece)
-        return Round(OWN, size // MIB, time.monotonic() - begun, meter.per_operation_us(size // MIB))
+        seconds = time.monotonic() - begun
+        return Round(OWN, size // MIB, seconds, meter.per_operation_us(size // MIB))
+
+
+def _get_by_curl(ground: Ground) -> Round:
+    """Read by a plain HTTP client that follows the coordinator to the node, which checks blocks before they leave."""
+    side = ground.use(one_copy)
+    url = f"{side.coordinator}/v1/files/{NAMESPACE}/stream/{sources(ground, 1)[0].name}"
+    return _curl([["-L", "-H", f"Authorization: Bearer {side.token}", url]], side.pids, ground.plan.stream_mib)
+
+
+def _get_from_filer(ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed)
+    (source,) = sources(ground, 1)
+    url = f"{peer.filer}/read/{source.name}"
+    ground.once("a large file on the filer", lambda: _curl([["-T", str(source), url]], {}, 1))
+    return _curl([[url]], peer.pids, ground.plan.stream_mib)
+
+
+def _get_from_nginx(ground: Ground) -> Round:
+    peer = ground.use(nginx.nginx)
+    (source,) = sources(ground, 1)
+    ground.once("a large file of nginx", lambda: shutil.copyfile(source, peer.files / "large"))
+    return _curl([[f"{peer.url}/large"]], peer.pids, ground.plan.stream_mib)
+
+
+def _curl(transfers: Sequence[list[str]], pids: dict[str, int], size_mib: int) -> Round:
+    """One `curl` for each transfer, all at once; each must have been answered with success."""
+    program = shutil.which("curl")
+    if program is None:
+        raise PeerMissing("apt-get install curl")
+    base = [program, "--silent", "--show-error", "--fail", "--output", "/dev/null", "--max-time", str(int(_DEADLINE_S))]
+    meter, children, begun = CpuMeter(pids), ChildrenMeter(), time.monotonic()
+    running = [subprocess.Popen([*base, *each], stderr=subprocess.PIPE, text=True) for each in transfers]
+    try:
+        said = [process.communicate(timeout=_DEADLINE_S)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    seconds = time.monotonic() - begun
+    if any(process.returncode for process in running):
+        raise CaseFailed(f"curl: {' '.join(said).strip()[:200]}")
+    load_us = children.read() * 1e6 / size_mib
+    return Round("", size_mib, seconds, meter.per_operation_us(size_mib), load_us=load_us)
+
+
+def _puts(streams: int) -> tuple[tuple[str, partial[Round]], ...]:
+    return (
+        (OWN, partial(_put, streams)),
+        (DD, partial(_dd, streams)),
+        (FILER_FSYNC, partial(_filer_put, streams, FSYNC)),
+    )
 
 
 CASES = (
     Contest(
         "stream-put",
         "1 GiB durable PUT, one stream",
-        ((OWN, lambda ground: awaited(_put(ground))),),
+        _puts(1),
+        (at_least(0.8, than=DD), at_least(2.5, than=FILER_FSYNC)),
+        "by the SDK, whose CPU is `sdk`; digested, checksummed and fsync'd; `dd` copies the same file",
         unit="MiB",
         ground="one copy",
-        prepare=large,
+    ),
+    Contest(
+        "stream-put4",
+        "1 GiB durable PUT, four streams of a quarter each",
+        _puts(4),
+        (at_least(0.8, than=DD), at_least(2.5, than=FILER_FSYNC)),
+        unit="MiB",
+        ground="one copy",
     ),
     Contest(
         "stream-get",
-        "1 GiB GET, verified by the SDK",
-        ((OWN, lambda ground: awaited(_get(ground))),),
-        note="of the case before; checked block by block and as a whole",
+        "1 GiB GET, one stream, verified by the SDK",
+        ((OWN, _get), (FILER, _get_from_filer), (nginx.NAME, _get_from_nginx)),
+        (at_least(1.5, than=FILER), at_least(0.5, than=nginx.NAME)),
+        "block by block and as a whole; peers are read by `curl`, which checks nothing",
         unit="MiB",
         ground="one copy",
+        prepare=_store,
+    ),
+    Contest(
+        "stream-get-node",
+        "1 GiB GET, one stream, verified by the node",
+        ((OWN, _get_by_curl), (FILER, _get_from_filer), (nginx.NAME, _get_from_nginx)),
+        (at_least(1.5, than=FILER), at_least(0.5, than=nginx.NAME)),
+        "by `curl -L` on all sides; the node checks each block before it leaves",
+        unit="MiB",
+        ground="one copy",
+        prepare=_store,
+    ),
+)
+
+#: With ack rule `copy`: two nodes have fsync'd it.
+COPY_CASES = (
+    Contest(
+        "stream-put-copy",
+        "1 GiB PUT, one stream, ack rule `copy`",
+        (
+            (OWN, _put_with_copy),
+            (FILER_FSYNC, partial(_filer_put_with_copy, FSYNC)),
+            (FILER_NO_FSYNC, partial(_filer_put_with_copy, "")),
+        ),
+        note="two copies on one disk",
+        unit="MiB",
+        ground="two copies",
+        rounds_max=2,
     ),
 )

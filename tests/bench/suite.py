@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from bench import small, streams, trees
+from bench import disk, small, streams, trees
 from bench.frame import Case
 
 SUITE: tuple[Case, ...] = (
+    *disk.CASES,
     *small.CASES,
     *streams.CASES,
     *trees.CASES,
+    *small.COPY_CASES,
+    *streams.COPY_CASES,
 )
