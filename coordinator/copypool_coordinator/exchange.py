@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,6 +16,20 @@ T = TypeVar("T")
 
 #: A body must have arrived in this time.
 BODY_S = 10.0
+
+
+class Asks(Protocol):
+    """A request as far as its answer depends on it: aiohttp's, or `serving.heads.Asked`."""
+
+    @property
+    def method(self) -> str:
+        """GET, PUT, ..."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By their usual names."""
+
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -64,7 +79,7 @@ def answer(request: web.BaseRequest, value: object, status: int = 200) -> web.Re
     return web.Response(body=body, status=status, headers={"Content-Type": content_type})
 
 
-def refuse(request: web.BaseRequest, error: CopypoolError) -> web.Response:
+def refuse(request: Asks, error: CopypoolError) -> web.Response:
     """An error as an answer."""
     accept = request.headers.get("Accept", "")
     # A node or an SDK that sends msgpack reads it as well, also when it forgot to say so.

@@ -55,16 +55,17 @@ from copypool.protocol.routes import (
 )
 from copypool.protocol.tokens import Principal, Role
 from copypool.protocol.versions import time_ms_of
+from copypool.serving.heads import Asked, Told
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
 from copypool_coordinator.conditions import byte_range, not_modified
-from copypool_coordinator.exchange import answer, refuse
+from copypool_coordinator.exchange import Asks, answer, refuse
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.routing import Place, end_of
-from copypool_coordinator.rows import FileFlag
+from copypool_coordinator.rows import FileFlag, FileRow
 from copypool_coordinator.streaming import Reading
 
 PREFIX = "/v1/files/"
@@ -107,13 +108,12 @@ class FilesHttp:
 
     async def handle(self, request: web.BaseRequest, target: str) -> web.StreamResponse:
         """Answer a request for `target`, the still encoded path behind the prefix."""
+        method = request.method
+        if method in ("GET", "HEAD"):
+            return await self._get(request, await self._locator.find(*self._readable(request, target)))
         principal = self._auth.principal(request.headers.get("Authorization"), self._catalog.now_ms())
         namespace, _, raw_path = target.partition("/")
         path = check_path(decode_path(raw_path))
-        method = request.method
-        if method in ("GET", "HEAD"):
-            principal.require(Role.reader, namespace, path)
-            return await self._get(request, await self._locator.find(self._locator.namespace(namespace).id, path))
         if method == "PUT":
             principal.require(Role.writer, namespace, path)
             return self._put(request, principal, namespace, path)
@@ -125,22 +125,32 @@ class FilesHttp:
         response.headers["Allow"] = "GET, HEAD, PUT, DELETE"
         return response
 
+    async def small(self, asked: Asked, target: str) -> Told | None:
+        """As `handle` for a GET without range and condition; None: not a small file, nothing was answered."""
+        namespace, path = self._readable(asked, target)
+        located = await self._locator.find(namespace, path)
+        row = located.row
+        if row.flags & FileFlag.multipart or row.size > SMALL_MAX_BYTES:
+            return None
+        return Told(200, {**_about(row), **_content(row)}, await self._reading.small(located))
+
+    def _readable(self, request: Asks, target: str) -> tuple[int, str]:
+        """Id of the namespace and path, if the caller may read there."""
+        principal = self._auth.principal(request.headers.get("Authorization"), self._catalog.now_ms())
+        namespace, _, raw_path = target.partition("/")
+        path = check_path(decode_path(raw_path))
+        principal.require(Role.reader, namespace, path)
+        return self._locator.namespace(namespace).id, path
+
     # -- GET ---------------------------------------------------------------------------------------
     async def _get(self, request: web.BaseRequest, located: Located) -> web.StreamResponse:
         row = located.row
         etag = etag_of(row.version)
-        headers = {
-            "ETag": etag,
-            VERSION: str(row.version),
-            DIGEST: format_digest(row.digest),
-            "Accept-Ranges": "bytes",
-        }
+        headers = _about(row)
         asked = request.headers
         if "If-None-Match" in asked and not_modified(asked, etag):
             return web.Response(status=304, headers=headers)
-        headers["Content-Type"] = OCTETS
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Last-Modified"] = _http_date(time_ms_of(row.version) // 1000)
+        headers |= _content(row)
         start, stop, status = 0, row.size, 200
         if "Range" in asked:
             try:
@@ -306,6 +316,25 @@ class FilesHttp:
         if not (first_sent.isascii() and first_sent.isdigit() and len(first_sent) < 16):
             raise Invalid(f"the header {FIRST_SENT} is a time in milliseconds")
         return text, first_sent
+
+
+def _about(row: FileRow) -> dict[str, str]:
+    """Headers that name the version, of every answer about it."""
+    return {
+        "ETag": etag_of(row.version),
+        VERSION: str(row.version),
+        DIGEST: format_digest(row.digest),
+        "Accept-Ranges": "bytes",
+    }
+
+
+def _content(row: FileRow) -> dict[str, str]:
+    """Headers of its bytes."""
+    return {
+        "Content-Type": OCTETS,
+        "X-Content-Type-Options": "nosniff",
+        "Last-Modified": _http_date(time_ms_of(row.version) // 1000),
+    }
 
 
 @lru_cache(4096)

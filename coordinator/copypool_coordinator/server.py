@@ -20,8 +20,10 @@ from aiohttp import web
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
 from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
+from copypool.serving.heads import Asked, Told
+from copypool.serving.shortcut import Answering
 from copypool.telemetry import tracing
-from copypool_coordinator.exchange import refuse
+from copypool_coordinator.exchange import Asks, refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
 from copypool_coordinator.metrics import Metrics
 
@@ -93,32 +95,59 @@ class Front:
                     raise Unavailable("this coordinator is starting: it has not read the catalog yet")
                 response = self._refuse_unknown(request, path)
                 code = Invalid.code if response.status == 405 else NotFound.code
-        except CopypoolError as error:
-            code = error.code
-            if isinstance(error, BrokenInvariant):
-                log.error("%s %s: %s", request.method, route, error.message)
-            response = refuse(request, error)
         except (ConnectionError, asyncio.CancelledError):
             code = "gone"
             raise
-        except TimeoutError:
-            log.exception("%s %s: a wait without an owner ran out", request.method, route)
-            code = "bug"
-            response = refuse(request, Unavailable("this took too long here: repeat"))
-        except Exception:
-            log.exception("%s %s: a handler failed", request.method, route)
-            code = "bug"
-            response = refuse(request, BrokenInvariant("the coordinator failed on this request; its log says how"))
+        except Exception as error:  # noqa: BLE001 - told to the client, and to the log if it is a bug
+            code, response = _failed(request, route, error)
         finally:
-            self.in_work -= 1
-            if not self.in_work:
-                self._idle.set()
-            took_s = time.monotonic() - began_s
-            self._metrics.requests.count(route, code, took_s)
-            tracing.ended(trace, route, "server", took_s, code)
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s: %s in %.1f ms", route, code, took_s * 1000)
+            self._ended(trace, route, code, began_s)
         return response
+
+    def shortcut(self, asked: Asked) -> Answering | None:
+        """The short way of a GET of a file, without aiohttp; None: there is none for this request now."""
+        files = self._files
+        if files is None or self.in_work >= self._requests_max or not asked.target.startswith(PREFIX):
+            return None
+        return self._small(files, asked) if "?" not in asked.target else None
+
+    async def _small(self, files: FilesHttp, asked: Asked) -> Told | None:
+        """As `handle`; what is no small file is not answered and not counted: it is asked again, the ordinary way."""
+        trace = tracing.accept(asked.headers.get(TRACE))
+        route = f"GET {PREFIX}"
+        code = ""
+        began_s = time.monotonic()
+        self.in_work += 1
+        self._idle.clear()
+        try:
+            told = await files.small(asked, asked.target[len(PREFIX) :])
+            code = "" if told is None else "ok"
+        except asyncio.CancelledError:
+            code = "gone"
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the client, and to the log if it is a bug
+            code, response = _failed(asked, route, error)
+            assert isinstance(response.body, bytes)
+            told = Told(response.status, response.headers, response.body)
+        finally:
+            if code:
+                self._ended(trace, route, code, began_s)
+            else:
+                self._left()
+        return told
+
+    def _left(self) -> None:
+        self.in_work -= 1
+        if not self.in_work:
+            self._idle.set()
+
+    def _ended(self, trace: tracing.Trace, route: str, code: str, began_s: float) -> None:
+        self._left()
+        took_s = time.monotonic() - began_s
+        self._metrics.requests.count(route, code, took_s)
+        tracing.ended(trace, route, "server", took_s, code)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: %s in %.1f ms", route, code, took_s * 1000)
 
     @property
     def streams_ratio(self) -> float:
@@ -151,6 +180,19 @@ class Front:
         return response
 
 
+def _failed(request: Asks, route: str, error: Exception) -> tuple[str, web.Response]:
+    """Code and answer of a request that failed."""
+    if isinstance(error, CopypoolError):
+        if isinstance(error, BrokenInvariant):
+            log.error("%s %s: %s", request.method, route, error.message)
+        return error.code, refuse(request, error)
+    if isinstance(error, TimeoutError):
+        log.error("%s %s: a wait without an owner ran out", request.method, route, exc_info=error)
+        return "bug", refuse(request, Unavailable("this took too long here: repeat"))
+    log.error("%s %s: a handler failed", request.method, route, exc_info=error)
+    return "bug", refuse(request, BrokenInvariant("the coordinator failed on this request; its log says how"))
+
+
 class Listener:
     """The open port. `port` is the real one also when 0 was asked for."""
 
@@ -180,6 +222,7 @@ async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None,
     server = BoundedServer(
         front.handle,
         connections_max=connections_max,
+        shortcut=front.shortcut,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,
         lingering_time=_LINGER_S,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -360,6 +361,50 @@ async def test_a_small_file_comes_through_with_ranges_and_conditions(coordinator
     assert (outside[0], outside[1]["Content-Range"]) == (416, "bytes */1024")
     assert (await coordinator.file("GET", "default/dir/small%20file", If_None_Match=headers["ETag"]))[0] == 304
     assert (await coordinator.file("GET", "default/empty"))[::2] == (200, b"")
+
+
+#: A header that the short way in front of aiohttp does not know: it and what follows on its connection go the long way.
+LONG_WAY = {"TE": "trailers"}
+
+
+async def test_the_short_way_answers_as_the_long_one(coordinator: Running, node: PlayedNode) -> None:
+    capability = (await lease(coordinator))["capability"]
+    for path, payload in (("a/b c", b"bytes"), ("empty", b""), ("one", b"x" * 200_000)):
+        assert (await node.put(1, path, payload, capability)).outcome == "committed"
+    scoped = await coordinator.token("scoped", "reader", "default", "a")
+    paths = ["default/a/b%20c", "default/empty", "default/one", "default/absent", "none/a", "default/a//b"]
+    paths += ["default/%ff", "default/", "default", "", "default/a/./b"]
+    async with coordinator.another_client() as short, coordinator.another_client() as long:
+        for path in paths:
+            for token in (ADMIN, scoped, "unknown", ""):
+                for accept in ("*/*", "application/msgpack"):
+                    one = await short.file("GET", path, token, Accept=accept)
+                    other = await long.file("GET", path, token, Accept=accept, **LONG_WAY)
+                    assert one[0] == other[0], path
+                    assert _without_date(one[1]) == _without_date(other[1])
+                    assert one[2] == other[2]
+        assert coordinator.short_connections == 1
+
+
+def _without_date(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    return sorted((name, value) for name, value in headers.items() if name != "Date")
+
+
+async def test_both_ways_are_counted_alike(coordinator: Running, node: PlayedNode) -> None:
+    capability = (await lease(coordinator))["capability"]
+    await node.put(1, "a", b"bytes", capability)
+    async with coordinator.another_client() as short, coordinator.another_client() as long:
+        for _ in range(3):
+            assert (await short.file("GET", "default/a"))[2] == b"bytes"
+            assert (await long.file("GET", "default/a", **LONG_WAY))[2] == b"bytes"
+            assert (await short.file("GET", "default/absent"))[0] == 404
+        assert coordinator.short_connections == 1
+    async with coordinator.http.get(f"{coordinator.url}/metrics") as response:
+        page = await response.text()
+    route = 'route="GET /v1/files/"'
+    assert f'copypool_coordinator_requests_total{{{route},code="ok"}} 6\n' in page
+    assert f'copypool_coordinator_requests_total{{{route},code="not_found"}} 3\n' in page
+    assert "copypool_coordinator_requests_in_work 1\n" in page
 
 
 async def test_wrong_bytes_are_never_delivered(coordinator: Running, node: PlayedNode) -> None:

@@ -48,6 +48,20 @@ class Running:
         self.http = http
         self.url = coordinator.url
 
+    @asynccontextmanager
+    async def another_client(self) -> AsyncIterator[Running]:
+        """The same, called over connections of its own."""
+        async with aiohttp.ClientSession() as http:
+            yield Running(self.coordinator, http)
+
+    @property
+    def short_connections(self) -> int:
+        """Connections that aiohttp has not taken over (`serving.shortcut`)."""
+        listener = self.coordinator._listener
+        assert listener is not None
+        assert listener._server._shortcuts is not None
+        return len(listener._server._shortcuts.connections)
+
     async def rpc(self, verb: str, body: Any, token: str = ADMIN) -> tuple[int, Any]:
         """Status and decoded JSON of a client call."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}

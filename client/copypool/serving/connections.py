@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from copypool.protocol.errors import Forbidden, Invalid, TooLarge, to_body
 from copypool.protocol.routes import HEADERS_MAX_BYTES
+from copypool.serving.shortcut import Shortcut, ShortcutConnection, Shortcuts
 
 HANDSHAKE_S = 5.0
 _BACKLOG = 1024
@@ -49,29 +50,67 @@ class _Connection(web.RequestHandler):
 
 
 class BoundedServer(web.Server):
-    """`aiohttp.web.Server` that holds at most `connections_max` connections."""
+    """`aiohttp.web.Server` that holds at most `connections_max` connections, with a short way for simple requests."""
 
-    def __init__(self, *args: Any, connections_max: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        connections_max: int,
+        keepalive_timeout: float,
+        shortcut: Shortcut | None = None,
+        **settings: Any,
+    ) -> None:
+        """The arguments of `web.Server`; `shortcut`: see there."""
+        settings["keepalive_timeout"] = keepalive_timeout
         super().__init__(*args, handler_cancellation=False, **settings)
         self._connections_max = connections_max
-        self.open_connections = 0
+        self._ordinary = 0  #: connections that aiohttp has
         self._connection_settings = settings
+        self._shortcuts: Shortcuts | None = None
+        if shortcut is not None:
+            self._shortcuts = Shortcuts(shortcut, self._new_ordinary, self._overfull, idle_s=keepalive_timeout)
 
-    def __call__(self) -> web.RequestHandler:
-        """aiohttp: one more connection."""
+    @property
+    def open_connections(self) -> int:
+        """Open ones, of both ways."""
+        return self._ordinary + (len(self._shortcuts.connections) if self._shortcuts is not None else 0)
+
+    # What aiohttp's server returns is narrower: asyncio, who calls this, needs no more than a protocol.
+    def __call__(self) -> asyncio.Protocol:  # type: ignore[override]
+        """asyncio: one more connection."""
+        if self._shortcuts is None:
+            return self._new_ordinary()
+        return ShortcutConnection(self._shortcuts, asyncio.get_running_loop())
+
+    def _new_ordinary(self) -> _Connection:
         return _Connection(self, loop=asyncio.get_running_loop(), **self._connection_settings)
+
+    def _overfull(self) -> bool:
+        return self.open_connections > self._connections_max
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """aiohttp: a client has connected."""
         super().connection_made(handler, transport)
-        self.open_connections += 1
-        if self.open_connections > self._connections_max:
+        self._ordinary += 1
+        if self._overfull():
             transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """aiohttp: the connection is gone."""
         super().connection_lost(handler, exc)
-        self.open_connections -= 1
+        self._ordinary -= 1
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle; what has a request in work is closed after its answer."""
+        if self._shortcuts is not None:
+            self._shortcuts.end_idle()
+        super().pre_shutdown()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Give requests in work `timeout` seconds more and cut off every connection."""
+        if self._shortcuts is not None:
+            await self._shortcuts.abort()
+        await super().shutdown(timeout)
 
 
 async def open_port(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:

@@ -1,0 +1,271 @@
+"""One port, two ways to answer: what the short one does not know goes to aiohttp with the very bytes that came.
+
+On both event loops: servers run on uvloop, tests on asyncio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from copypool.serving.connections import BoundedServer, open_port, port_closed
+from copypool.serving.heads import Asked, Told
+from copypool.serving.shortcut import Answering
+from kit.certificates import Authority
+from kit.eventually import eventually
+
+ASK = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = b"l" * 4_000_000
+
+
+class Port:
+    """A server: the short way takes `/short...` and `/large` once `gate` is open, but for `/short-not`."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = 0
+        self.server: BoundedServer
+        self.number = 0
+
+    def shortcut(self, asked: Asked) -> Answering | None:
+        return self._answer(asked) if asked.target.startswith(("/short", "/large")) else None
+
+    async def _answer(self, asked: Asked) -> Told | None:
+        self.started += 1
+        await self.gate.wait()
+        if asked.target == "/short-bug":
+            raise ValueError("a bug")
+        if asked.target == "/short-not":
+            return None
+        return Told(200, {"Way": "short"}, LARGE if asked.target == "/large" else asked.target.encode())
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        return web.Response(body=request.path.encode(), headers={"Way": "long"})
+
+
+class Caller:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *targets: str) -> None:
+        self.writer.write(b"".join(ASK % target.encode() for target in targets))
+
+    async def answer(self) -> tuple[str, bytes]:
+        """The way it went, and the body."""
+        async with asyncio.timeout(20):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            assert head[0] == "HTTP/1.1 200 OK"
+            fields = dict(line.split(": ", 1) for line in head[1:-2])
+            return fields["Way"], await self.reader.readexactly(int(fields["Content-Length"]))
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(20):
+            try:
+                return await self.reader.read() == b""
+            except ConnectionError:
+                return True
+
+
+@asynccontextmanager
+async def serving(
+    connections_max: int = 10, idle_s: float = 30.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Port]:
+    port = Port()
+    port.server = BoundedServer(
+        port.handle,
+        connections_max=connections_max,
+        keepalive_timeout=idle_s,
+        shortcut=port.shortcut,
+        access_log=None,
+    )
+    site = await open_port(port.server, "127.0.0.1", 0, tls)
+    port.number = site.sockets[0].getsockname()[1]
+    try:
+        yield port
+    finally:
+        site.close()
+        port.server.pre_shutdown()
+        await port.server.shutdown(1.0)
+        await port_closed(site)
+        await eventually(_is(lambda: port.server.open_connections == 0), "every connection is gone")
+
+
+@asynccontextmanager
+async def calling(port: Port, tls: ssl.SSLContext | None = None) -> AsyncIterator[Caller]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=tls)
+    try:
+        yield Caller(reader, writer)
+    finally:
+        writer.close()
+
+
+def _is(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return condition()
+
+    return check
+
+
+async def both_ways_on_one_connection(
+    server: ssl.SSLContext | None = None, client: ssl.SSLContext | None = None
+) -> None:
+    async with serving(tls=server) as port, calling(port, client) as caller:
+        for target, way in (
+            ("/short/1", "short"),
+            ("/short/2", "short"),
+            ("/other", "long"),
+            ("/short/3", "long"),  # who once went the long way goes on there
+        ):
+            caller.send(target)
+            assert await caller.answer() == (way, target.encode())
+
+
+async def what_the_short_way_gives_up_is_asked_again() -> None:
+    async with serving() as port, calling(port) as caller:
+        caller.send("/short-not")
+        assert await caller.answer() == ("long", b"/short-not")
+        assert port.started == 1
+
+
+async def a_request_in_pieces_is_whole_for_the_long_way() -> None:
+    async with serving() as port, calling(port) as caller:
+        whole = ASK % b"/short"
+        caller.writer.write(whole[:20])
+        await caller.writer.drain()
+        await eventually(_is(lambda: port.server.open_connections == 1), "the connection is there")
+        caller.writer.write(whole[20:])
+        assert (await caller.answer())[1] == b"/short"
+
+
+async def requests_in_one_packet_are_answered_in_order() -> None:
+    async with serving() as port, calling(port) as caller:
+        caller.send("/short/1", "/short/2", "/other")
+        assert [(await caller.answer())[1] for _ in range(3)] == [b"/short/1", b"/short/2", b"/other"]
+
+
+async def requests_that_come_too_early_are_held(first: str = "/short/1") -> None:
+    async with serving() as port, calling(port) as caller:
+        port.gate.clear()
+        caller.send(first)
+        await eventually(_is(lambda: port.started == 1), "the first one is in work")
+        caller.send("/short/2", "/other", "/short/3")
+        await caller.writer.drain()
+        port.gate.set()
+        assert [(await caller.answer())[1].decode() for _ in range(4)] == [first, "/short/2", "/other", "/short/3"]
+
+
+async def requests_behind_one_that_is_given_up_are_held() -> None:
+    await requests_that_come_too_early_are_held("/short-not")
+
+
+async def a_reader_that_is_slow_gets_one_answer_at_a_time() -> None:
+    async with serving() as port, calling(port) as caller:
+        caller.send("/large")
+        await eventually(_is(lambda: port.started == 1), "it is in work")
+        caller.send("/large")
+        assert await caller.answer() == ("short", LARGE)
+        assert await caller.answer() == ("short", LARGE)
+
+
+async def a_client_that_goes_leaves_nothing() -> None:
+    async with serving() as port:
+        port.gate.clear()
+        async with calling(port) as caller:
+            caller.send("/short/1")
+            await eventually(_is(lambda: port.started == 1), "it is in work")
+        await eventually(_is(lambda: port.server.open_connections == 0), "the connection is gone")
+        port.gate.set()
+
+
+async def who_is_silent_is_cut_off() -> None:
+    async with serving(idle_s=0.05) as port, calling(port) as silent, calling(port) as other:
+        other.send("/short/1")
+        assert (await other.answer())[0] == "short"
+        assert await silent.ended()
+        assert await other.ended()
+
+
+async def connections_of_both_ways_count_for_the_bound() -> None:
+    async with serving(connections_max=2) as port, calling(port) as one, calling(port) as two:
+        one.send("/short/1")
+        two.send("/other")
+        assert [(await each.answer())[0] for each in (one, two)] == ["short", "long"]
+        assert port.server.open_connections == 2
+        async with calling(port) as third:
+            assert await third.ended()
+
+
+async def a_server_that_stops_ends_what_is_idle_and_answers_what_is_in_work() -> None:
+    async with serving() as port, calling(port) as idle, calling(port) as busy:
+        idle.send("/short/1")
+        await idle.answer()
+        port.gate.clear()
+        busy.send("/short/2")
+        await eventually(_is(lambda: port.started == 2), "it is in work")
+        port.server.pre_shutdown()
+        assert await idle.ended()
+        port.gate.set()
+        assert await busy.answer() == ("short", b"/short/2")
+        assert await busy.ended()
+
+
+async def a_server_that_cannot_wait_cuts_off() -> None:
+    async with serving() as port, calling(port) as busy:
+        port.gate.clear()
+        busy.send("/short/1")
+        await eventually(_is(lambda: port.started == 1), "it is in work")
+        await port.server.shutdown(0.1)
+        assert await busy.ended()
+
+
+async def a_bug_cuts_off_its_connection_alone() -> None:
+    async with serving() as port, calling(port) as caller, calling(port) as other:
+        caller.send("/short-bug")
+        assert await caller.ended()
+        other.send("/short/1")
+        assert (await other.answer())[0] == "short"
+
+
+STORIES = [
+    both_ways_on_one_connection,
+    what_the_short_way_gives_up_is_asked_again,
+    a_request_in_pieces_is_whole_for_the_long_way,
+    requests_in_one_packet_are_answered_in_order,
+    requests_that_come_too_early_are_held,
+    requests_behind_one_that_is_given_up_are_held,
+    a_reader_that_is_slow_gets_one_answer_at_a_time,
+    a_client_that_goes_leaves_nothing,
+    who_is_silent_is_cut_off,
+    connections_of_both_ways_count_for_the_bound,
+    a_server_that_stops_ends_what_is_idle_and_answers_what_is_in_work,
+    a_server_that_cannot_wait_cuts_off,
+    a_bug_cuts_off_its_connection_alone,
+]
+
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+@LOOPS
+def test_both_ways_over_tls(run: Callable[[Awaitable[None]], None], tmp_path: Path) -> None:
+    made = Authority(tmp_path).issue("server")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(made.certificate, made.key)
+    run(both_ways_on_one_connection(server, ssl.create_default_context(cafile=made.authority)))
+
+
+@LOOPS
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_the_short_way(story: Callable[[], Awaitable[None]], run: Callable[[Awaitable[None]], None]) -> None:
+    run(story())
