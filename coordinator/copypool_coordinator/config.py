@@ -67,6 +67,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lookup_queue: Count = 8192  #: lookups waiting for one; more is `Overloaded`
     node_reads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  #: read-many calls in flight per node
     node_read_queue: Count = 4096  #: small reads waiting per node
+    #: memory for the content of small files that were read last; 0: none is kept
+    kept_bytes: Annotated[int, msgspec.Meta(ge=0, le=1024**4)] = 64 * 1024 * 1024
     #: large files streamed through this process at once; each holds about 1 MiB
     streams: Count = 64
     connections: Count = 8192  #: at a time; one more is cut off at once

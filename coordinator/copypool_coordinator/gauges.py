@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from copypool_coordinator.overview import Overview
 
 
-def process_page(in_work: int, fills: Mapping[str, float]) -> Page:
+def process_page(in_work: int, fills: Mapping[str, float], kept_bytes: int) -> Page:
     """What there is from the first moment. `fills`: bound -> share of its limit."""
-    return (metrics.IN_WORK, one(in_work)), (metrics.FILL, by_label(fills))
+    return (metrics.IN_WORK, one(in_work)), (metrics.FILL, by_label(fills)), (metrics.KEPT_BYTES, one(kept_bytes))
 
 
 def catalog_page(catalog: Catalog) -> Page:

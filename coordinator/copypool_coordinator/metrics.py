@@ -25,6 +25,10 @@ FALLBACKS = Family(
 MISMATCHES = Family(
     "copypool_coordinator_digest_mismatches_total", "counter", "Payloads that arrived here with a wrong digest."
 )
+KEPT_READS = Family(
+    "copypool_coordinator_kept_reads_total", "counter", "Small files answered with content that memory still held."
+)
+KEPT_BYTES = Family("copypool_coordinator_kept_bytes", "gauge", "Memory that such content takes.")
 STEPS = Family(
     "copypool_coordinator_steps_total",
     "counter",
@@ -52,7 +56,20 @@ LEASE_MARGIN = Family(
 
 #: Everything that the page may hold.
 FAMILIES = (
-    *(REQUESTS, DURATION, LOOKUP, COMMIT, FALLBACKS, MISMATCHES, STEPS, REPAIRS_STARTED, REPAIRED, REPAIRED_BYTES),
+    *(
+        REQUESTS,
+        DURATION,
+        LOOKUP,
+        COMMIT,
+        FALLBACKS,
+        MISMATCHES,
+        KEPT_READS,
+        KEPT_BYTES,
+        STEPS,
+        REPAIRS_STARTED,
+        REPAIRED,
+        REPAIRED_BYTES,
+    ),
     *(IN_WORK, FILL, MIRROR_REVISION, MIRROR_AGE, LEADS, LEASE_MARGIN),
     *protection_metrics.FAMILIES,
     *certificates.FAMILIES,
@@ -69,6 +86,7 @@ class Metrics:
         self.commit_seconds = Histogram()
         self.fallbacks = 0  #: small reads that another location than the first one served
         self.digest_mismatches = 0  #: payloads that arrived here with another digest than their row's
+        self.kept_reads = 0  #: small files whose content was in memory
         self.steps: dict[tuple[str, str], int] = {}  #: by step and outcome, "done" or an error's code
         self.repairs_started = 0
         self.repaired = 0
@@ -87,6 +105,7 @@ class Metrics:
             (COMMIT, one(self.commit_seconds)),
             (FALLBACKS, one(self.fallbacks)),
             (MISMATCHES, one(self.digest_mismatches)),
+            (KEPT_READS, one(self.kept_reads)),
             (STEPS, sorted(self.steps.items())),
             (REPAIRS_STARTED, one(self.repairs_started)),
             (REPAIRED, one(self.repaired)),

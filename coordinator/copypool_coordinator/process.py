@@ -41,6 +41,7 @@ from copypool_coordinator.files_http import FilesHttp
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.insight_api import InsightApi
 from copypool_coordinator.inspecting import Inspector
+from copypool_coordinator.kept import Kept
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Locator
 from copypool_coordinator.lookups import Lookups
@@ -93,6 +94,7 @@ class Coordinator:
         self._lag = process.LoopLag()
         self._log_records = log_records or {}
         self._lookups: Lookups | None = None
+        self._kept = Kept(config.limits.kept_bytes)
         self._event_streams: EventStreams | None = None
 
     @property
@@ -229,7 +231,7 @@ class Coordinator:
             lambda namespace: catalog.counters.of_namespace(namespace)[1],
             lambda: catalog.away,
         )
-        reading = Reading(catalog, locator, link, mint, reports, self._metrics)
+        reading = Reading(catalog, locator, link, mint, reports, self._metrics, self._kept)
         policy = Policy(
             session_ttl_ms=config.session_ttl_s * 1000,
             grace_ms=config.grace_s * 1000,
@@ -310,7 +312,10 @@ class Coordinator:
         return ""
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
-        page: list[Page] = [self._metrics.page(), gauges.process_page(self._front.in_work, self._fills())]
+        page: list[Page] = [
+            self._metrics.page(),
+            gauges.process_page(self._front.in_work, self._fills(), self._kept.size_bytes),
+        ]
         if self._catalog is not None:
             page.append(gauges.catalog_page(self._catalog))
         if self._duties is not None:

@@ -29,6 +29,7 @@ from copypool.protocol.errors import (
 )
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
+from copypool_coordinator.kept import Kept
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_link import NodeLink
@@ -55,7 +56,9 @@ class Reading:
         mint: Mint,
         reports: Reports,
         metrics: Metrics,
+        kept: Kept,
     ) -> None:
+        self._kept = kept
         self._reports = reports
         self._catalog = catalog
         self._locator = locator
@@ -75,6 +78,10 @@ class Reading:
         """
         if located.row.size == 0:
             return b""
+        kept = self._kept.get(located.row.digest)
+        if kept is not None:
+            self._metrics.kept_reads += 1
+            return kept
         refreshed = False
         while True:
             failures: dict[int, CopypoolError] = {}
@@ -89,6 +96,7 @@ class Reading:
                     continue
                 if digest_of(payload) == located.row.digest:
                     self._metrics.fallbacks += number > 0 or refreshed
+                    self._kept.add(located.row.digest, payload)
                     return payload
                 self._metrics.digest_mismatches += 1
                 failure = DigestMismatch(f"{located.path!r} arrived from {place.node} with another digest")
