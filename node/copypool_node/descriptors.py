@@ -23,7 +23,7 @@ class Descriptor:
         self.path = path
         self.fd = fd
         self.writable = writable
-        self.direct = direct  #: reads past the page cache
+        self.direct = direct  #: reads and writes past the page cache
         self.pins = 0
         self.forgotten = False
 
@@ -48,16 +48,18 @@ class Descriptors:
     def pin(self, path: str, *, writable: bool = False, direct: bool = False) -> Descriptor:
         """Pin a descriptor, opening the file when needed. Blocks. `Missing` when there is no such file.
 
-        `direct` asks for reads past the page cache; what came is in `Descriptor.direct`.
+        `direct` asks for reads and writes past the page cache; what came is in `Descriptor.direct`.
         """
         key = (path, direct)
         with self._lock:
             found = self._pin(key, writable=writable)
         if found is not None:
             return found
-        fd = self._disk.open_direct(path) if direct else self._disk.open(path, writable=writable)
-        past_cache = direct and fd is not None
-        fresh = Descriptor(path, self._disk.open(path) if fd is None else fd, writable=writable, direct=past_cache)
+        fd = self._disk.open_direct(path, writable=writable) if direct else None
+        past_cache = fd is not None
+        if fd is None:
+            fd = self._disk.open(path, writable=writable)
+        fresh = Descriptor(path, fd, writable=writable, direct=past_cache)
         with self._lock:
             found = self._pin(key, writable=writable)
             if found is None:

@@ -129,10 +129,11 @@ class Disk:
         flags = os.O_RDWR if writable else os.O_RDONLY
         return self._reading("open", os.open, path, flags | os.O_CLOEXEC)
 
-    def open_direct(self, path: str) -> int | None:
-        """Open a file for `read_direct`; None where the file system has no reads past the page cache."""
+    def open_direct(self, path: str, *, writable: bool = False) -> int | None:
+        """Open a file for `read_direct` and `write_direct`; None where the file system has no O_DIRECT."""
+        flags = os.O_RDWR if writable else os.O_RDONLY
         try:
-            return self._reading("open_direct", os.open, path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            return self._reading("open_direct", os.open, path, flags | os.O_DIRECT | os.O_CLOEXEC)
         except ReadFailed as exc:
             if isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EINVAL:
                 return None
@@ -167,6 +168,30 @@ class Disk:
                 left[first] = left[first][written:]
         return at - offset
 
+    def write_direct(self, fd: int, direct_fd: int, offset: int, data: memoryview) -> None:
+        """Write `data` at `offset`: whole blocks past the page cache, by a descriptor of `open_direct`; the ends of it,
+        which share a block with other bytes, and what O_DIRECT refuses, through the page cache by `fd`.
+
+        Where `data` stands in memory at its offset modulo DIRECT_ALIGN_BYTES no byte is copied. Each byte is written
+        once. Durable only after a sync.
+        """
+        at = min(-offset % DIRECT_ALIGN_BYTES, len(data))
+        if at:
+            self.write(fd, offset, [data[:at]])
+        stop = at + (len(data) - at) // DIRECT_ALIGN_BYTES * DIRECT_ALIGN_BYTES
+        while at < stop:
+            try:
+                written = self._writing("write", os.pwritev, direct_fd, [data[at:stop]], offset + at)
+            except WriteFailed as exc:
+                if isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EINVAL:
+                    break  # refused before anything was done: other alignments are wanted here
+                raise
+            at += written
+            if written <= 0 or written % DIRECT_ALIGN_BYTES:
+                break
+        if at < len(data):
+            self.write(fd, offset + at, [data[at:]])
+
     def read(self, fd: int, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only where the file ends."""
         data = self._reading("read", os.pread, fd, length, offset)
@@ -188,20 +213,37 @@ class Disk:
             return None  # not in the cache, or not offered by this file system: `read` says what is wrong, if anything
         return bytes(buffer) if count == length else None
 
+    def read_into(self, fd: int, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; how many bytes came, fewer only where the file ends."""
+        filled = 0
+        while filled < len(buffer):
+            with buffer[filled:] as rest:
+                count = self._reading("read", os.preadv, fd, [rest], offset + filled)
+            if count == 0:
+                break
+            filled += count
+        return filled
+
     def read_direct(self, fd: int, offset: int, length: int) -> bytes:
         """Up to `length` bytes from the medium, by a descriptor of `open_direct`; any offset and length."""
         start = offset - offset % DIRECT_ALIGN_BYTES
         span = -(-(offset + length - start) // DIRECT_ALIGN_BYTES) * DIRECT_ALIGN_BYTES
         with mmap.mmap(-1, span) as buffer, memoryview(buffer) as view:
-            filled = 0
-            while filled < span:
-                with view[filled:] as rest:
-                    count = self._reading("read_direct", os.preadv, fd, [rest], start + filled)
-                filled += count
-                if count == 0 or count % DIRECT_ALIGN_BYTES:
-                    break  # the end of the file: nothing that is aligned is left
+            filled = self.read_direct_into(fd, start, view)
             with view[offset - start : min(filled, offset - start + length)] as wanted:
                 return bytes(wanted)
+
+    def read_direct_into(self, fd: int, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from the medium; how many bytes came, fewer only where the file ends. Place in memory, length
+        and offset are multiples of DIRECT_ALIGN_BYTES."""
+        filled = 0
+        while filled < len(buffer):
+            with buffer[filled:] as rest:
+                count = self._reading("read_direct", os.preadv, fd, [rest], offset + filled)
+            filled += count
+            if count == 0 or count % DIRECT_ALIGN_BYTES:
+                break  # the end of the file: nothing that is aligned is left
+        return filled
 
     def forget(self, fd: int, offset: int, length: int) -> None:
         """Drop clean pages of this range from the page cache (advice: the kernel may keep some)."""

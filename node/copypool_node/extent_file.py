@@ -15,12 +15,13 @@ from copypool.protocol.errors import BrokenInvariant, DigestMismatch
 from copypool.protocol.internal import Refusal
 from copypool_node import format as layout
 from copypool_node.descriptors import Descriptor, Descriptors
-from copypool_node.disk import Disk, WriteFailed
+from copypool_node.disk import DIRECT_ALIGN_BYTES, Disk, WriteFailed
 from copypool_node.format import NO_DIGEST, Buffer, SealFooter
+from copypool_node.intake import Intake
 from copypool_node.scanner import Event, Scanner
 from copypool_node.threads import VolumeThreads
 
-SCAN_CHUNK_BYTES = 1024 * 1024  #: read and checked at a time: bounds how long a scan holds the interpreter lock
+PACED_BYTES = 1024 * 1024  #: read at a time where a pace is kept
 SCANS_AT_ONCE = 2  #: of a volume's threads that scans may occupy
 READ_CACHED_MAX_BYTES = 256 * 1024  #: longer reads go to a thread even when cached: copying them takes the loop's time
 _TAIL_BYTES = 4096
@@ -95,6 +96,11 @@ class ExtentFile:
         """
         await self._append(offset, buffers, sync=False)
 
+    async def write_past_cache(self, offset: int, data: memoryview) -> None:
+        """As `write`, but whole blocks go to the medium past the page cache, where the file system can: for bytes that
+        nobody has asked for yet, so that they push nobody's out. See `Disk.write_direct` for how `data` should lie."""
+        await self._append(offset, [data], sync=False, past_cache=True)
+
     async def write_and_sync(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Append as `write` does; durable when it returns, with everything appended before. One hop to a thread."""
         await self._append(offset, buffers, sync=True)
@@ -104,7 +110,7 @@ class ExtentFile:
         self._core.refuse_if_readonly()
         await self._core.threads.run(self._sync)
 
-    async def _append(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+    async def _append(self, offset: int, buffers: Sequence[Buffer], *, sync: bool, past_cache: bool = False) -> None:
         self._core.refuse_if_readonly()
         if self.sealed:
             raise BrokenInvariant(f"{self!r} is sealed; an append at {offset} was asked for")
@@ -116,7 +122,7 @@ class ExtentFile:
         if offset != tail.end:
             raise BrokenInvariant(f"{self!r} ends at {tail.end}; an append at {offset} was asked for")
         length = sum(map(len, buffers))
-        future = self._core.threads.submit(self._append_now, tail, offset, buffers, length, sync)
+        future = self._core.threads.submit(self._append_now, tail, offset, buffers, sync=sync, past_cache=past_cache)
         tail.end += length
         tail.inflight.add(future)
         future.add_done_callback(tail.inflight.discard)
@@ -126,14 +132,17 @@ class ExtentFile:
             tail.torn = f"the append at {offset} was cancelled"
             raise
 
-    def _append_now(self, tail: _Tail, offset: int, buffers: Sequence[Buffer], length: int, sync: bool) -> None:
+    def _append_now(self, tail: _Tail, offset: int, buffers: Sequence[Buffer], *, sync: bool, past_cache: bool) -> None:
         core = self._core
         try:
             descriptor = core.descriptors.pin(self.path, writable=True)
             try:
                 core.disk.check_intact(descriptor.fd, self.size)
-                core.disk.write(descriptor.fd, offset, buffers)
-                self._landed(tail, offset, offset + length)
+                if past_cache:
+                    self._write_past_cache(descriptor.fd, offset, memoryview(buffers[0]))
+                else:
+                    core.disk.write(descriptor.fd, offset, buffers)
+                self._landed(tail, offset, offset + sum(map(len, buffers)))
                 if sync:
                     core.disk.sync_data(descriptor.fd)
             finally:
@@ -143,6 +152,17 @@ class ExtentFile:
             if isinstance(exc, WriteFailed):
                 core.note_failure(f"extent {self.extent} generation {self.generation}", exc)
             raise
+
+    def _write_past_cache(self, fd: int, offset: int, data: memoryview) -> None:
+        core = self._core
+        descriptor = core.descriptors.pin(self.path, writable=True, direct=True)
+        try:
+            if descriptor.direct:
+                core.disk.write_direct(fd, descriptor.fd, offset, data)
+            else:
+                core.disk.write(fd, offset, [data])
+        finally:
+            core.descriptors.release(descriptor)
 
     def _landed(self, tail: _Tail, start: int, end: int) -> None:
         with self._core.lock:
@@ -370,33 +390,55 @@ class ExtentFile:
         on_events: Callable[[list[Event]], None] | None = None,
         pace: Callable[[int], Awaitable[None]] | None = None,
     ) -> Scanner:
-        """Check the file's bytes up to `upto`, chunk by chunk on the volume's threads; the scanner as it stands then.
+        """Check the file's bytes up to `upto`, stripe by stripe on the volume's threads; the scanner as it stands then.
 
         Compare its `verified_length` with what was claimed: it ends earlier where the file does. Raises `Corrupt` at
         the first structure that fails; pass a `scanner` to know how far it came, or to continue one from its
-        `verified_length`. `pace` is awaited with the size of each chunk before it is read, `on_events` is called on
-        the loop. `direct`: from the medium (see `read_direct`), found by its name anew. Changes nothing; when
-        cancelled, one chunk more is read, and the scanner must not be used any more.
+        `verified_length`. `pace` is awaited with the size of each read, at most PACED_BYTES, before it is made,
+        `on_events` is called on the loop. `direct`: from the medium (see `read_direct`), found by its name anew.
+        Changes nothing; when cancelled, one read more is made, and the scanner must not be used any more.
         """
         found = Scanner(self.extent) if scanner is None else scanner
-        found.forget_pending()
         if direct:
             # A descriptor keeps a file alive whose name is gone: what is read back is what the name leads to.
             await self._core.threads.run(self._core.descriptors.forget, self.path)
-        at = found.verified_length
-        while at < upto:
-            length = min(SCAN_CHUNK_BYTES, upto - at)
+        intake = Intake(found)
+        ended = False
+        while not ended and intake.offset < upto:
+            length = min(intake.wanted_bytes, upto - intake.offset)
             if pace is not None:
+                length = min(length, PACED_BYTES)
                 await pace(length)
+            last = intake.offset + length >= upto
             async with self._core.scans:
-                count, events = await self._core.threads.run(self._scan_now, found, at, length, direct=direct)
+                ended, events = await self._core.threads.run(self._scan_now, intake, length, direct=direct, last=last)
             if on_events is not None and events:
                 on_events(events)
-            at += count
-            if count < length:
-                break
         return found
 
-    def _scan_now(self, scanner: Scanner, offset: int, length: int, *, direct: bool) -> tuple[int, list[Event]]:
-        data = self._read_now(offset, length, direct=direct)
-        return len(data), scanner.feed(data)
+    def _scan_now(self, intake: Intake, length: int, *, direct: bool, last: bool) -> tuple[bool, list[Event]]:
+        """Read the next bytes and check what is whole; whether the file ends there, and what was found."""
+        core = self._core
+        with intake.room(length) as room:
+            start = intake.offset - intake.offset % DIRECT_ALIGN_BYTES
+            ahead = intake.offset - start
+            descriptor = core.descriptors.pin(self.path, direct=direct)
+            try:
+                if descriptor.direct:
+                    filled = core.disk.read_direct_into(descriptor.fd, start, room)
+                else:
+                    if direct:
+                        core.disk.forget(descriptor.fd, start, len(room))
+                    with room[ahead : ahead + length] as wanted:
+                        filled = ahead + core.disk.read_into(descriptor.fd, start + ahead, wanted)
+            finally:
+                core.descriptors.release(descriptor)
+        count = max(0, min(filled - ahead, length))
+        intake.came(count)
+        ended = count < length
+        if intake.wanted_bytes and not last and not ended:
+            return False, []
+        events = intake.check()
+        if not last and not ended:
+            intake.shift()
+        return ended, events

@@ -44,6 +44,7 @@ from copypool_node.config import Limits
 from copypool_node.evidence import forgotten_groups
 from copypool_node.format import Corrupt
 from copypool_node.holdings import Holding, Holdings
+from copypool_node.intake import Intake
 from copypool_node.merging import merge_stripe
 from copypool_node.pacing import Pace
 from copypool_node.scanner import Scanner
@@ -58,7 +59,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 1.0
 STALL_S = 5.0
-FEED_BYTES = 1024 * 1024  #: received, checked and written at a time
+PAST_CACHE_MIN_BYTES = 64 * 1024  #: fewer are written through the page cache: they will be followed by more of a block
 MERGED_SOURCES_MAX = 4  #: copies of one stripe held in memory at a time
 FAULT_WAIT_S = 2.0  #: a hint is not worth more
 ROUNDS_MAX = 6  #: tries over all sources before the pull is given up; the leader asks again
@@ -267,7 +268,7 @@ class Puller:
         start, stop = scanner.verified_length, min(command.up_to, source.length)
         config = holding.volume.config
         reported = start
-        held = bytearray()  #: received from `verified_length` on, not judged yet: less than a stripe and a chunk
+        intake = Intake(scanner)
         try:
             async with self._ask(command.extent, source, start, stop) as response:
                 if response.status >= 400:
@@ -280,16 +281,18 @@ class Puller:
                         *(command.extent, start, stop, source.node_id),
                         extra={"extent": command.extent, "volume": holding.volume.name},
                     )
-                    async for chunk in response.content.iter_chunked(FEED_BYTES):
+                    async for chunk, _ in response.content.iter_chunks():
                         await self._pace.take(len(chunk))
                         await holding.volume.pull_pace.take(len(chunk))
-                        await self._take(holding, scanner, held, chunk)
+                        await self._take(holding, scanner, intake, chunk)
                         self._metrics.count_pulled(config.pool, config.pool_type, len(chunk))
                         if scanner.verified_length - reported >= PULL_COMMIT_BYTES:
                             await self._commit(holding, scanner)
                             reported = scanner.verified_length
                             await self._report(holding, reported, scanner.records, finished=False, verified=False)
+                    await self._keep_good(holding, scanner, intake)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            await self._keep_good(holding, scanner, intake)  # else a source that breaks off early would bring nothing
             raise Unavailable(f"broke off at {scanner.verified_length}: {str(exc) or type(exc).__name__}") from exc
         finally:
             scanner.forget_pending()
@@ -313,7 +316,9 @@ class Puller:
             extra={"extent": command.extent},
         )
         try:
-            await self._take(holding, scanner, bytearray(), stripe)
+            intake = Intake(scanner)
+            await self._take(holding, scanner, intake, stripe)
+            await self._keep_good(holding, scanner, intake)
         finally:
             scanner.forget_pending()
         return True
@@ -347,22 +352,31 @@ class Puller:
         headers = {CAPABILITY: source.capability, TRACE: tracing.outgoing()}
         return self._session.link.http.get(url, headers=headers, timeout=timeout)
 
-    async def _take(self, holding: Holding, scanner: Scanner, held: bytearray, chunk: bytes) -> None:
-        """Check a chunk; append what is whole now."""
+    async def _take(self, holding: Holding, scanner: Scanner, intake: Intake, chunk: bytes) -> None:
+        """Take in a chunk; whenever so much is here that it is worth it, check and append what is whole."""
+        with memoryview(chunk) as view:
+            taken = 0
+            while taken < len(view):
+                taken += intake.add(view[taken:])
+                if not intake.wanted_bytes:
+                    await self._keep_good(holding, scanner, intake)
+
+    async def _keep_good(self, holding: Holding, scanner: Scanner, intake: Intake) -> None:
+        """Check what is here and append what is good; also when `Corrupt` is raised then."""
         before = scanner.verified_length
-        held += chunk
         corrupt: Corrupt | None = None
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._threads, scanner.feed, chunk)
+            await asyncio.get_running_loop().run_in_executor(self._threads, intake.check)
         except Corrupt as exc:
             corrupt = exc
-        whole = scanner.verified_length - before
-        if whole:
-            await holding.file.write(before, [bytes(memoryview(held)[:whole])])
-            del held[:whole]
+        good = intake.good
+        if len(good) >= PAST_CACHE_MIN_BYTES:
+            await holding.file.write_past_cache(before, good)
+        elif good:
+            await holding.file.write(before, [good])
         if corrupt is not None:
             raise corrupt
+        intake.shift()
 
     async def _commit(self, holding: Holding, scanner: Scanner) -> None:
         """What is checked is durable, and may be served, on return."""

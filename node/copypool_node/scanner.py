@@ -109,9 +109,19 @@ class Scanner:
 
     # -- what the caller asks -----------------------------------------------------------------
     @property
-    def wanted_bytes(self) -> int:
-        """How many more bytes complete the structure at hand: feeding that much at once saves a copy."""
-        return self._want - len(self._pending)
+    def position(self) -> int:
+        """File offset behind the last structure taken in: `verified_length`, or the end of the last seal footer."""
+        return self._position
+
+    def missing_bytes(self, held: memoryview) -> int:
+        """How many bytes have to follow `held`, which stand at `position`, to complete the structure there, as far as
+        they tell; 0: none, or `feed` will find it corrupt. Whoever feeds whole structures spares a copy of them."""
+        if self._position and len(held) < _HEAD_BYTES:
+            return _HEAD_BYTES - len(held)
+        try:
+            return max(0, self._size_at(held[:_HEAD_BYTES]) - len(held))
+        except Corrupt:
+            return 0
 
     @property
     def pending_bytes(self) -> int:
