@@ -36,8 +36,8 @@ class Plan:
     """How much is done."""
 
     quick: bool = False  #: a look at whether all of it works; the figures are worth little
-    rounds: int = 3  #: of each side, taking turns
-    seconds: int = 4  #: of load per round
+    rounds: int = 5  #: of each side, taking turns; fewer where one round takes long
+    seconds: int = 3  #: of load per round
     many_files: int = 12_000
     tree_files: int = 30_000
     stream_mib: int = 1024

@@ -113,5 +113,6 @@ CASES = (
         "its end, when Copypool's files are durable; `filer.copy` syncs nothing, `cp` is followed by `sync`",
         ground="one copy",
         prepare=_tree,
+        rounds_max=3,
     ),
 )
