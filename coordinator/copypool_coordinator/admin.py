@@ -118,7 +118,7 @@ class Admin:
             NotLeader: the term is over.
         """
         guard = leader_guard(leader)
-        row = ClockRow(FORMAT, self._core.clock.to_write_ms(), worked_ms, trouble)
+        row = ClockRow(FORMAT, self._core.clock.to_write_ms(leader.term), worked_ms, trouble)
         answer = await self._core.etcd.txn(
             [guard.compare], [put(keys.CLOCK, rows.encode(row))], [get(guard.compare.key)]
         )

@@ -33,8 +33,9 @@ from copypool.protocol.internal import (
 from copypool.protocol.policies import PoolSpec
 from copypool_coordinator.absences import Absences
 from copypool_coordinator.admin import Admin
+from copypool_coordinator.clock import ClusterClock
 from copypool_coordinator.committing import Commits
-from copypool_coordinator.core import ClusterClock, Core, LeaderGuard
+from copypool_coordinator.core import Core, LeaderGuard
 from copypool_coordinator.counters import Counters
 from copypool_coordinator.directory import Directory, FileFacts, FileKey
 from copypool_coordinator.drafting import CheckCapability
@@ -105,8 +106,13 @@ class Catalog:
         return self.etcd.away
 
     def now_ms(self) -> int:
-        """Cluster time of this coordinator."""
+        """Cluster time of this coordinator; a guess as long as it is not `time_known`."""
         return self._core.now_ms()
+
+    @property
+    def time_known(self) -> bool:
+        """Whether others may be told the cluster time of this coordinator."""
+        return self._core.clock.known
 
     async def start(self) -> None:
         """Begin to follow cluster state and to flush counters; `ready` says when the view is usable."""

@@ -15,7 +15,8 @@ from typing import NamedTuple, NoReturn
 
 from copypool.protocol.errors import BrokenInvariant, CatalogDown, CopypoolError, Fenced, NotLeader, Unavailable
 from copypool_coordinator import keys
-from copypool_coordinator.etcd import Compare, Etcd, KeyValue, create_equals, mod_equals
+from copypool_coordinator.clock import ClusterClock
+from copypool_coordinator.etcd import Compare, Etcd, KeyValue, Listed, MirrorEvent, create_equals, mod_equals
 from copypool_coordinator.etcd.requests import Target
 from copypool_coordinator.view import ClusterView
 
@@ -42,43 +43,6 @@ class LeaderGuard:
     def compare(self) -> Compare:
         """The compare that holds while this leader leads."""
         return create_equals(self.key, self.create_revision)
-
-
-#: Further than this nobody's time is ahead of the leader's; less is the way that its row took.
-CLOCK_BACK_MS = 1_000
-
-
-def wall_ms() -> int:
-    """The wall clock in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-class ClusterClock:
-    """Cluster time of this coordinator: that of the leader, as its clock row tells it; its own wall clock before.
-
-    So one coordinator with a wrong clock does not give nodes a time that the others refuse. The leader writes the
-    later one of cluster time and its own clock: a leader with a fast clock moves cluster time ahead, for all and for
-    good, and no leader moves it back.
-    """
-
-    def __init__(self, wall: Callable[[], int] = wall_ms) -> None:
-        self._wall = wall
-        self._last = 0
-        self._ahead_ms = 0  #: of cluster time, to the wall clock
-
-    def heard(self, cluster_ms: int) -> None:
-        """The leader has written its clock row just now."""
-        self._ahead_ms = cluster_ms - self._wall()
-        self._last = min(self._last, cluster_ms + CLOCK_BACK_MS)
-
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch. Goes back only from a wrong own clock to the leader's."""
-        self._last = max(self._last, self._wall() + self._ahead_ms)
-        return self._last
-
-    def to_write_ms(self) -> int:
-        """What a leader writes."""
-        return max(self.now_ms(), self._wall())
 
 
 class Core:
@@ -171,12 +135,19 @@ class Core:
                 async for event in events:
                     clock_ms = self.view.clock_ms
                     self.view.apply(event)
-                    if self.view.clock_ms != clock_ms and self.view.leader is not None:
-                        self.clock.heard(self.view.clock_ms)
+                    self._tell_clock(event, clock_ms)
                     self.heard_s = time.monotonic()
                     for future in self._waiting:
                         if not future.done():
                             future.set_result(None)
+
+    def _tell_clock(self, event: MirrorEvent, before_ms: int) -> None:
+        now_ms, leader = self.view.clock_ms, self.view.leader
+        if isinstance(event, Listed):
+            if now_ms:
+                self.clock.found(now_ms)
+        elif now_ms != before_ms and leader is not None:
+            self.clock.heard(now_ms, leader.create_revision)
 
 
 def _warn(trouble: str) -> None:

@@ -1,9 +1,9 @@
 """One coordinator process: what it is made of, in which order it starts, how it ends.
 
 Start: settings and secrets -> the port (health only) -> etcd, its versions checked -> the view -> first rows of an
-empty catalog -> requests -> this coordinator's own row -> candidacy for leader. Stop: the leader resigns, no new
-connections are taken, requests under way finish within `shutdown_s`, counters are flushed, everything is closed. A
-kill at any point loses nothing: all that lasts is in etcd.
+empty catalog -> candidacy for leader -> cluster time is known, from the leader or by leading -> requests -> this
+coordinator's own row. Stop: the leader resigns, no new connections are taken, requests under way finish within
+`shutdown_s`, counters are flushed, everything is closed. A kill at any point loses nothing: all that lasts is in etcd.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import chain
 from aiohttp import web
 
 from copypool.cancellation import TaskGroup
-from copypool.protocol.errors import CatalogDown, CopypoolError
+from copypool.protocol.errors import CatalogDown, CopypoolError, Unavailable
 from copypool.serving.settings import ConfigError
 from copypool.telemetry import certificates, process
 from copypool.telemetry.metrics import TEXT_FORMAT, Page, render
@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _READY_TIMEOUT_S = 30.0
+_TIME_TIMEOUT_S = 10.0
+_TIMELESS = "cluster time is not known: the own clock is far from the catalog's, and no leader was heard yet"
 #: /metrics waits this long for protection, which may be this old.
 _METRICS_S = 2.0
 _METRICS_AGE_S = 5.0
@@ -96,6 +98,8 @@ class Coordinator:
         self._lookups: Lookups | None = None
         self._kept = Kept(config.limits.kept_bytes)
         self._event_streams: EventStreams | None = None
+        self._requests: tuple[dict[str, server.Handler], FilesHttp] | None = None  #: what is answered once it may be
+        self._serving = False
 
     @property
     def url(self) -> str:
@@ -130,7 +134,6 @@ class Coordinator:
                 if not await _done_before(stopping, opening):
                     return
                 duties = opening.result()
-                log.info("serving")
                 await _first_of(stopping, asyncio.create_task(self._work(duties), name="duties"))
                 log.info("stopping")
                 if self._event_streams is not None:
@@ -148,10 +151,24 @@ class Coordinator:
             await self._tls.follow(self._config.tls.reload_s)
 
     async def _work(self, duties: Duties) -> None:
+        assert self._catalog is not None, "opened before its duties"
         async with TaskGroup() as group:
             group.create_task(duties.run(), name="duties")
-            assert self._catalog is not None, "opened before its duties"
             group.create_task(self._catalog.blinded(), name="blinded")
+            group.create_task(self._serve(self._catalog), name="opening for requests")
+
+    async def _serve(self, catalog: Catalog) -> None:
+        """Answer requests from the moment on at which cluster time is known: every answer to a node tells it."""
+        while not catalog.time_known:
+            try:
+                await catalog.wait_for(lambda _: catalog.time_known, _TIME_TIMEOUT_S)
+            except Unavailable:
+                log.warning("not serving yet: %s", _TIMELESS)
+        assert self._requests is not None, "opened before"
+        self._front.open(*self._requests)
+        await catalog.announce(self.url)
+        self._serving = True
+        log.info("serving")
 
     async def _connect(self, stopping: asyncio.Task[bool]) -> Etcd | None:
         """A connection to a sound etcd, however long that takes; None when the process is to stop before."""
@@ -198,7 +215,7 @@ class Coordinator:
                 log.warning("%s: %s", member.endpoint, verdict.message)
 
     async def _open(self, etcd: Etcd, stack: AsyncExitStack) -> Duties:
-        """Make every part and answer requests; the parts close in reverse order."""
+        """Make every part; they close in reverse order."""
         config = self._config
         limits = config.limits
         catalog = Catalog(etcd, config.name, CatalogSettings(session_ttl_s=config.session_ttl_s))
@@ -261,18 +278,15 @@ class Coordinator:
         self._catalog, self._lookups, self._link, self._duties = catalog, lookups, link, duties
         self._event_streams = EventStreams(catalog, auth, events)
         self._front.add({"/ui/events": self._event_streams.handle})
-        self._front.open(
-            {
-                **clients.routes(),
-                **policies.routes(),
-                **jobs.routes(),
-                **insight.routes(),
-                **drills.routes(),
-                **nodes.routes(),
-            },
-            files,
-        )
-        await catalog.announce(self.url)
+        posts: dict[str, server.Handler] = {
+            **clients.routes(),
+            **policies.routes(),
+            **jobs.routes(),
+            **insight.routes(),
+            **drills.routes(),
+            **nodes.routes(),
+        }
+        self._requests = posts, files
         return duties
 
     async def _bootstrap(self, catalog: Catalog) -> None:
@@ -309,7 +323,9 @@ class Coordinator:
         age_s = time.monotonic() - self._catalog.heard_s
         if not self._catalog.view.ready or age_s > CURRENT_S:
             return f"nothing heard from etcd for {age_s:.0f} s: what is known here may be old"
-        return ""
+        if not self._catalog.time_known:
+            return f"starting: {_TIMELESS}"
+        return "" if self._serving else "starting: this coordinator is not announced yet"
 
     async def _metrics_page(self, _: web.BaseRequest) -> web.Response:
         page: list[Page] = [

@@ -35,7 +35,8 @@ from copypool.protocol.internal import (
 from copypool.protocol.versions import VersionClock
 from copypool_coordinator import keys, rows
 from copypool_coordinator.catalog import Catalog, CatalogSettings
-from copypool_coordinator.core import ClusterClock, LeaderGuard
+from copypool_coordinator.clock import ClusterClock
+from copypool_coordinator.core import LeaderGuard
 from copypool_coordinator.etcd import Compare, Etcd, EtcdSettings, Op, TxnResult, delete
 from copypool_coordinator.etcd.attempts import Attempts
 from copypool_coordinator.etcd.requests import Delete, Put
@@ -177,7 +178,7 @@ class World:
     def __init__(self, endpoints: tuple[str, ...], stack: AsyncExitStack) -> None:
         self._endpoints = endpoints
         self._stack = stack
-        self.skew_ms = 0  #: added to the wall clock of every coordinator
+        self.skew_ms = 0  #: added to every clock of every coordinator
         self._wall = ClusterClock()
         self._versions = VersionClock()
         self.catalog: Catalog
@@ -202,7 +203,8 @@ class World:
         if etcd is None:
             etcd = await Etcd.connect(EtcdSettings(self._endpoints))
             self._stack.push_async_callback(etcd.close)
-        catalog = Catalog(etcd, name, CatalogSettings(silence_s=60.0, flush_s=3600.0), ClusterClock(self.now_ms))
+        clock = ClusterClock(self.now_ms, self.now_ms)
+        catalog = Catalog(etcd, name, CatalogSettings(silence_s=60.0, flush_s=3600.0), clock)
         await catalog.start()
         self._stack.push_async_callback(catalog.close)
         await catalog.ready(10.0)
