@@ -67,8 +67,13 @@ _NETWORKS = [f"198.18.{n}" for n in range(100, 200)]
 class Containers:
     """The containers of one cluster, their disks and their network."""
 
-    def __init__(self, *, tls: bool = bool(os.environ.get("DRILLS_TLS")), release: Release = CURRENT) -> None:
-        """With `tls`: on every link, and servers ask each other for certificates. All begin with `release`."""
+    def __init__(
+        self, *, tls: bool = bool(os.environ.get("DRILLS_TLS")), release: Release = CURRENT, clocks: bool = False
+    ) -> None:
+        """With `tls`: on every link, and servers ask each other for certificates. All begin with `release`.
+
+        With `clocks`: coordinators and nodes have wall clocks of their own from the start, which go right at first.
+        """
         if os.geteuid() != 0:
             raise RuntimeError("the drills mount disks and enter name spaces: run them as root")
         self._undo = ExitStack()
@@ -80,6 +85,8 @@ class Containers:
         self.layout = Layout(())
         self._tls = tls
         self._release = release
+        self._clocks = clocks
+        self._clocked: set[str] = set()  #: who has a wall clock of its own
         self.releases: dict[str, Release] = {}  #: what each coordinator and node runs
         self.files: TlsFiles | None = None  #: of this machine, for calls to members; None: there is no TLS
         self.trust: ssl.SSLContext | None = None  #: the same, loaded
@@ -145,10 +152,12 @@ class Containers:
 
     def _write_certificates(self) -> None:
         now = datetime.now(UTC)
-        authority = certificates.make_authority(self.folder.name, now)
+        # From long ago on, so that a clock that is an hour back is a wrong clock and no invalid certificate.
+        since = now - timedelta(days=1)
+        authority = certificates.make_authority(self.folder.name, since)
         addresses = {member.name: [member.name, member.address] for member in self.layout.members}
         for name, hosts in {**addresses, "operator": ["operator"]}.items():
-            pair = certificates.issue(authority, name, hosts, now + timedelta(days=2))
+            pair = certificates.issue(authority, name, hosts, now + timedelta(days=2), not_before=since)
             contents = {"ca.pem": authority.certificate, "cert.pem": pair.certificate, "key.pem": pair.key}
             folder = self._tls_folder(name)
             folder.mkdir(mode=0o700, parents=True)
@@ -183,6 +192,8 @@ class Containers:
             self.volumes[member.name] = f"{member.name}-1"
             self.releases[member.name] = self._release
             self._configure(member)
+            if self._clocks:
+                self._make_clock(member.name)
         if member.kind == "node":
             disk = Disk(self.folder, member.name)
             self._undo.callback(disk.remove)
@@ -191,7 +202,7 @@ class Containers:
         self._undo.callback(self._remove, member.name)
         self._run(member)
 
-    def _run(self, member: Member, clock: bool = False) -> None:
+    def _run(self, member: Member) -> None:
         """Start a new container on what a member keeps."""
         assert self._network is not None
         image = self.releases.get(member.name, CURRENT).image(member.kind)
@@ -204,7 +215,7 @@ class Containers:
         elif member.tls:
             # For the image's health check, which speaks to 127.0.0.1 without TLS unless it is told otherwise.
             container.with_envs(COPYPOOL_HEALTH_URL=f"{member.url}/livez", SSL_CERT_FILE=TLS.authority)
-        if clock:
+        if member.name in self._clocked:
             container.with_volume_mapping(str(self._clock_folder(member.name)), CLOCK, "ro")
             container.with_envs(**clock_environment())
         api = container.get_docker_client().client.api
@@ -237,7 +248,18 @@ class Containers:
 
     # -- clocks -------------------------------------------------------------------------------
     def give_clock(self, name: str) -> None:
-        """Kill a member and start it with a wall clock that `set_clock` sets; it goes right at first."""
+        """Kill a member and start it with a wall clock that `set_clock` sets; it goes right at first.
+
+        Nothing happens to one that has such a clock.
+        """
+        if name in self._clocked:
+            return
+        self._make_clock(name)
+        self.kill(name)
+        self._remove(name)
+        self._run(self.layout.member(name))
+
+    def _make_clock(self, name: str) -> None:
         folder = self._clock_folder(name)
         folder.mkdir(exist_ok=True)
         library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
@@ -245,9 +267,7 @@ class Containers:
             raise RuntimeError("there is no libfaketime on this machine (Debian: libfaketime)")
         shutil.copy(library, folder)
         self.set_clock(name, 0)
-        self.kill(name)
-        self._remove(name)
-        self._run(self.layout.member(name), clock=True)
+        self._clocked.add(name)
 
     def set_clock(self, name: str, ahead_s: int) -> None:
         """Step the wall clock of a member that was given one; monotonic time goes on."""

@@ -21,7 +21,7 @@ from drills.faults import Fault, inflicted
 from drills.table import Row
 from kit.checker import check
 from kit.cluster import until
-from kit.history import WRITES, History, Kind, Operation, Outcome, availability
+from kit.history import History, Kind, Operation, Outcome, availability
 from kit.workload import Load, Workload
 
 WARM_OPERATIONS = 60  #: before the fault: connections are up, leases are held, extents are open
@@ -45,6 +45,8 @@ class Drill:
     ack: AckRule = "copy"
     on_copy_failure: OnCopyFailure = "fail"
     reads_fail_max: int | None = 0  #: None: this fault may fail reads
+    writes_fail_max: int | None = 0  #: None: this fault may fail writes
+    unknown_max: int | None = None  #: writes that nobody answers; None: this fault may take answers away
     green_within_s: float = 120.0
     lost: Sequence[str] = ()  #: nodes whose session must be over before the healing
     short: bool = False  #: belongs to the short set
@@ -108,7 +110,8 @@ async def perform(cluster: DrillCluster, drill: Drill) -> Row:
     """Run a drill and judge it.
 
     Raises:
-        AssertionError: the history is not explained, a byte is lost, a read failed that must not, or not green in time.
+        AssertionError: the history is not explained, a byte is lost, an operation failed that must not, or not green in
+            time.
     """
     async with cluster.client() as client:
         await cluster.acknowledge(client, drill.ack, drill.on_copy_failure)
@@ -134,13 +137,23 @@ async def perform(cluster: DrillCluster, drill: Drill) -> Row:
         assert verdict.ok, str(verdict)
         assert not row.bytes_lost, f"{row.bytes_lost} bytes cannot be read at the end"
         assert not status.lost_files, f"{status.lost_files} files are lost"
-        if drill.reads_fail_max is not None:
-            failed = [one for one in felt if one.kind not in WRITES and one.outcome is Outcome.FAILED]
-            assert row.reads_failed <= drill.reads_fail_max, "\n".join(str(one) for one in failed[:20])
+        kept_to(drill, row, [one for one in felt if one.completed_s >= began_s and one.invoked_s <= green_s])
     except AssertionError:
         print(f"{drill}: the history is in {await asyncio.to_thread(keep, history, drill.slug)}")
         raise
     return row
+
+
+def kept_to(drill: Drill, row: Row, felt: Iterable[Operation]) -> None:
+    """Compare a row with what its drill promises; `felt` are the operations that it counts."""
+    for what, count, most in (
+        ("reads failed", row.reads_failed, drill.reads_fail_max),
+        ("writes failed", row.writes_failed, drill.writes_fail_max),
+        ("writes were not answered", row.writes_unknown, drill.unknown_max),
+    ):
+        if most is not None and count > most:
+            bad = [str(one) for one in felt if one.outcome is not Outcome.OK and not one.found_nothing]
+            raise AssertionError("\n".join([f"{count} {what}; {most} may", *bad[:20]]))
 
 
 async def is_away(client: Client, node: str) -> bool:

@@ -25,9 +25,16 @@ OLDER_S = 20.0  #: what a catalog of the past is given to do harm in
 DRILLS = [
     Drill("etcd leader moved", LeaderMoved(), 4.0),
     Drill("compaction past a sleeping coordinator", Compacted("coordinator1"), STALLED_S),
-    Drill("etcd stalled beyond every lease", Paused(catalogs.MEMBERS), STALLED_S, reads_fail_max=None, short=True),
-    Drill("etcd quorum lost and back", QuorumLost(), STALLED_S, reads_fail_max=None),
-    Drill("everything killed at once", Blackout(), 0.0, reads_fail_max=None),
+    Drill(
+        "etcd stalled beyond every lease",
+        Paused(catalogs.MEMBERS),
+        STALLED_S,
+        reads_fail_max=None,
+        writes_fail_max=None,
+        short=True,
+    ),
+    Drill("etcd quorum lost and back", QuorumLost(), STALLED_S, reads_fail_max=None, writes_fail_max=None),
+    Drill("everything killed at once", Blackout(), 0.0, reads_fail_max=None, writes_fail_max=None),
 ]
 
 
