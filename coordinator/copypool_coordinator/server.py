@@ -106,12 +106,11 @@ class Front:
 
     def shortcut(self, asked: Asked) -> Answering | None:
         """The short way of a GET of a file, without aiohttp; None: there is none for this request now."""
-        files = self._files
-        if files is None or self.in_work >= self._requests_max or not asked.target.startswith(PREFIX):
+        if self._files is None or self.in_work >= self._requests_max or asked.method != "GET":
             return None
-        return self._small(files, asked) if "?" not in asked.target else None
+        return self._small if asked.target.startswith(PREFIX) and "?" not in asked.target else None
 
-    async def _small(self, files: FilesHttp, asked: Asked) -> Told | None:
+    async def _small(self, asked: Asked) -> Told | None:
         """As `handle`; what is no small file is not answered and not counted: it is asked again, the ordinary way."""
         trace = tracing.accept(asked.headers.get(TRACE))
         route = f"GET {PREFIX}"
@@ -120,7 +119,8 @@ class Front:
         self.in_work += 1
         self._idle.clear()
         try:
-            told = await files.small(asked, asked.target[len(PREFIX) :])
+            assert self._files is not None, "looked at before"
+            told = await self._files.small(asked, asked.target[len(PREFIX) :])
             code = "" if told is None else "ok"
         except asyncio.CancelledError:
             code = "gone"

@@ -13,6 +13,7 @@ from copypool.protocol.capability import ReadCapability
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
 from copypool.protocol.internal import RecordInfo
 from copypool.protocol.routes import MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
+from copypool.serving.heads import Asked, Told
 from copypool_node import requests
 from copypool_node.format import decode_record_header
 from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from copypool_node.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+#: Longer segments go the ordinary way, which sends them piece by piece.
+SHORT_MAX_BYTES = 64 * 1024
 
 
 class ReadHandlers:
@@ -34,19 +38,11 @@ class ReadHandlers:
 
     async def get_segment(self, request: BaseRequest, rest: str, query: str) -> StreamResponse:
         """GET or HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>."""
-        pieces = rest.split("/")
-        if len(pieces) != 3:
-            raise NotFound("no such resource")
-        extent = requests.number(pieces[0], "the extent")
-        offset = requests.number(pieces[1], "the offset")
-        length = requests.number(pieces[2], "the length")
-        capability = self._open(request, query, extent, offset)
-        if length != capability.length:
-            raise Forbidden("the capability is for another segment")
+        extent, offset, length, capability = self._segment(request, rest, query)
         wanted = requests.byte_range(request, length)
         start, stop = wanted if wanted is not None else (0, length)
         sources = await self._reader.sources(extent, offset, length)
-        headers = {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
+        headers = _about(capability)
         if wanted is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
         status = 200 if wanted is None else 206
@@ -69,6 +65,34 @@ class ReadHandlers:
         if request.method == "HEAD":
             return Response(status=status, headers={**headers, "Content-Length": str(size)})
         return await _send(request, chunks, status, headers, size)
+
+    async def get_short(self, asked: Asked, rest: str, query: str) -> Told | None:
+        """GET of a whole segment of at most `SHORT_MAX_BYTES`; None: a longer one, nothing was done."""
+        extent, offset, length, capability = self._segment(asked, rest, query)
+        if length > SHORT_MAX_BYTES:
+            return None
+        sources = await self._reader.sources(extent, offset, length)
+        self._metrics.get_bytes += length
+        if capability.raw:
+            (run,) = raw_runs(offset, length, 0, length) or ((offset, 0),)
+            body = await read_exactly(sources[0], *run)
+        else:
+            body = await self._reader.small(sources, offset, length)
+        kind = STRIPES if capability.raw else OCTETS
+        return Told(200, {**_about(capability), "Content-Type": kind}, body)
+
+    def _segment(self, request: requests.Asks, rest: str, query: str) -> tuple[int, int, int, ReadCapability]:
+        """Extent, offset and length of what is asked for, and the right to read it."""
+        pieces = rest.split("/")
+        if len(pieces) != 3:
+            raise NotFound("no such resource")
+        extent = requests.number(pieces[0], "the extent")
+        offset = requests.number(pieces[1], "the offset")
+        length = requests.number(pieces[2], "the length")
+        capability = self._open(request, query, extent, offset)
+        if length != capability.length:
+            raise Forbidden("the capability is for another segment")
+        return extent, offset, length, capability
 
     async def get_record(self, request: BaseRequest, rest: str, query: str) -> Response:
         """GET /v1/record/<extent>/<offset>?v=<version>: what the record's header tells."""
@@ -95,7 +119,7 @@ class ReadHandlers:
             return reply(request, info)
         raise failure if failure is not None else NotFound("no such record")
 
-    def _open(self, request: BaseRequest, query: str, extent: int, offset: int) -> ReadCapability:
+    def _open(self, request: requests.Asks, query: str, extent: int, offset: int) -> ReadCapability:
         capability = self._door.open(requests.capability_text(request, query))
         if not isinstance(capability, ReadCapability):
             raise Forbidden("this capability does not allow reading")
@@ -103,6 +127,10 @@ class ReadHandlers:
         if (capability.extent, capability.offset) != (extent, offset) or str(capability.version) != version:
             raise Forbidden("the capability is for another segment")
         return capability
+
+
+def _about(capability: ReadCapability) -> dict[str, str]:
+    return {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
 
 
 async def _send(

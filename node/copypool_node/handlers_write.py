@@ -39,6 +39,7 @@ from copypool.protocol.framing import decode_batch
 from copypool.protocol.names import METADATA_MAX_BYTES, PATH_MAX_BYTES, check_metadata, check_name, check_path
 from copypool.protocol.routes import NAMESPACE_QUERY, decode_body, decode_path
 from copypool.protocol.versions import VERSION_MAX
+from copypool.serving.heads import Asked, Told
 from copypool_node import requests
 from copypool_node.body import Body
 from copypool_node.group import PendingRecord
@@ -82,6 +83,20 @@ class WriteHandlers:
     # -- one file, one part -------------------------------------------------------------------
     async def put_file(self, request: BaseRequest, rest: str, query: str) -> Response:
         """PUT /v1/files/<namespace id>/<path>."""
+        return (await self._put(request, *self._file_record(request, rest, query))).response()
+
+    async def put_whole(self, asked: Asked, rest: str, query: str) -> Told:
+        """The same with a small body that is here already."""
+        record, name = self._file_record(asked, rest, query)
+        size = len(asked.body)
+        capability = self._check(record.capability, record.namespace, record.path, size)
+        volume = self._volume(capability)
+        await volume.admit(size, "data")
+        receipt = await self._store(record, asked.body, requests.stated_digest(asked), capability, volume)
+        return self._receipt(asked, receipt, name)
+
+    def _file_record(self, request: requests.Asks, rest: str, query: str) -> tuple[PendingRecord, str]:
+        """The record that a PUT asks for, without its payload, and the namespace's name for its receipt."""
         namespace, _, raw_path = rest.partition("/")
         record = PendingRecord(
             kind="file",
@@ -99,7 +114,7 @@ class WriteHandlers:
             if_version=requests.if_version(request),
         )
         name = requests.parameter(query, NAMESPACE_QUERY)
-        return await self._put(request, record, check_name(name, "namespace") if name else "")
+        return record, check_name(name, "namespace") if name else ""
 
     async def put_part(self, request: BaseRequest, rest: str, query: str) -> Response:
         """PUT /v1/parts/<namespace id>/<upload>/<number>/<path>."""
@@ -123,9 +138,9 @@ class WriteHandlers:
             upload=_upload_id(pieces[1]),
             part=part,
         )
-        return await self._put(request, record)
+        return (await self._put(request, record)).response()
 
-    async def _put(self, request: BaseRequest, record: PendingRecord, name: str = "") -> Response:
+    async def _put(self, request: BaseRequest, record: PendingRecord, name: str = "") -> Told:
         body = Body(request, max_bytes=PART_MAX_BYTES, stall_s=self._limits.body_stall_s)
         capability = self._check(record.capability, record.namespace, record.path, body.length or 0)
         volume = self._volume(capability)
@@ -138,18 +153,27 @@ class WriteHandlers:
                 body.limit(capability.max_bytes)
             receipt = await self._streams_of(volume, capability.class_id).put(record, body, stated)
         else:
-            if len(payload) > capability.max_bytes:
-                raise Forbidden(f"the capability allows bodies of up to {capability.max_bytes} bytes")
-            record.payload = payload
-            record.size = len(payload)
-            record.digest = digest_of(payload)
-            if stated and record.digest != stated:
-                raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
-            receipt = await self._lane_of(volume, capability.class_id).submit(record)
+            receipt = await self._store(record, payload, stated, capability, volume)
+        return self._receipt(request, receipt, name)
+
+    async def _store(
+        self, record: PendingRecord, payload: bytes, stated: bytes, capability: WriteCapability, volume: MountedVolume
+    ) -> Receipt:
+        """Commit a record of at most `SMALL_MAX_BYTES`."""
+        if len(payload) > capability.max_bytes:
+            raise Forbidden(f"the capability allows bodies of up to {capability.max_bytes} bytes")
+        record.payload = payload
+        record.size = len(payload)
+        record.digest = digest_of(payload)
+        if stated and record.digest != stated:
+            raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
+        return await self._lane_of(volume, capability.class_id).submit(record)
+
+    def _receipt(self, request: requests.Asks, receipt: Receipt, name: str) -> Told:
         self._metrics.put_bytes += receipt.size
         if name:
             receipt.namespace = name
-        return reply(request, receipt, 200 if receipt.replayed else 201)
+        return requests.told(request, receipt, 200 if receipt.replayed else 201)
 
     async def delete_file(self, request: BaseRequest, rest: str, query: str) -> Response:
         """DELETE /v1/files/<namespace id>/<path>: a tombstone record through the same group commit."""

@@ -65,8 +65,10 @@ class Reader:
 
     async def small(self, sources: list[Holding], offset: int, length: int) -> bytes:
         """A whole short payload, checked."""
-        chunks = [bytes(chunk) async for chunk in self.plain(sources, offset, length, 0, length)]
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if 0 < length <= BLOCK_BYTES:  # one block, the usual case: no generator for it
+            (part,) = split_range(offset, length, 0, length)
+            return bytes(await self._checked(sources, part))
+        return b"".join([chunk async for chunk in self.plain(sources, offset, length, 0, length)])
 
     async def _checked(self, sources: list[Holding], part: StripeRange) -> memoryview:
         failure: CopypoolError | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import parse_qs
 
 import msgspec
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import Response
 
 from copypool.protocol import conditions, errors
 from copypool.protocol.api import WRITE_ID_BYTES
@@ -19,18 +21,28 @@ from copypool.protocol.routes import (
     DIGEST,
     FIRST_SENT,
     FIRST_SENT_QUERY,
+    JSON,
     METADATA,
     MSGPACK,
     WRITE_ID,
     WRITE_ID_QUERY,
     decode_metadata,
 )
+from copypool.serving.heads import Told
 from copypool_node.session import Session
 
 CAPABILITIES_KEPT = 4096
 _QUERY_FIELDS_MAX = 16
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
+
+
+class Asks(Protocol):
+    """A request as far as its answer depends on it: aiohttp's, or `serving.heads.Asked`."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By their usual names."""
 
 
 class CapabilityDoor:
@@ -62,7 +74,7 @@ class CapabilityDoor:
         return capability
 
 
-def capability_text(request: BaseRequest, query: str) -> str:
+def capability_text(request: Asks, query: str) -> str:
     """The wire form, from the header or (redirects of plain HTTP) the query."""
     text: str | None = request.headers.get(CAPABILITY)
     return text if text is not None else parameter(query, CAPABILITY_QUERY)
@@ -92,7 +104,7 @@ def number(text: str, what: str) -> int:
     return int(text)
 
 
-def write_id(request: BaseRequest, query: str) -> bytes:
+def write_id(request: Asks, query: str) -> bytes:
     """The required write id, from the header or (redirected PUTs) the query."""
     text = request.headers.get(WRITE_ID) or parameter(query, WRITE_ID_QUERY)
     try:
@@ -104,48 +116,53 @@ def write_id(request: BaseRequest, query: str) -> bytes:
     return value
 
 
-def first_sent_ms(request: BaseRequest, query: str) -> int:
+def first_sent_ms(request: Asks, query: str) -> int:
     """When the write id was first sent; 0: now."""
     text = request.headers.get(FIRST_SENT) or parameter(query, FIRST_SENT_QUERY)
     return number(text, f"the header {FIRST_SENT}") if text else 0
 
 
-def stated_digest(request: BaseRequest) -> bytes:
+def stated_digest(request: Asks) -> bytes:
     """The digest that the client says its body has; empty when it says none."""
     text = request.headers.get(DIGEST)
     return parse_digest(text) if text else b""
 
 
-def metadata(request: BaseRequest) -> dict[str, str]:
+def metadata(request: Asks) -> dict[str, str]:
     """Checked user metadata."""
     text = request.headers.get(METADATA)
     return check_metadata(decode_metadata(text)) if text else {}
 
 
-def if_absent(request: BaseRequest) -> bool:
+def if_absent(request: Asks) -> bool:
     """Whether the file must not exist: `If-None-Match: *`."""
     return write_condition(request.headers).if_absent
 
 
-def if_version(request: BaseRequest) -> int:
+def if_version(request: Asks) -> int:
     """The version that a write wants to replace or delete (`If-Match`); see `conditions`."""
     return write_condition(request.headers).if_version
 
 
-def byte_range(request: BaseRequest, length: int) -> tuple[int, int] | None:
+def byte_range(request: Asks, length: int) -> tuple[int, int] | None:
     """[start, stop) of the Range header within `length` payload bytes; None: no range, or one that is ignored."""
     text = request.headers.get("Range")
     return None if text is None else conditions.byte_range(text, length)
 
 
-def reply(request: BaseRequest, value: object, status: int = 200) -> Response:
+def reply(request: Asks, value: object, status: int = 200) -> Response:
     """An answer in the form that the caller accepts."""
+    return told(request, value, status).response()
+
+
+def told(request: Asks, value: object, status: int = 200) -> Told:
+    """The same, before it is aiohttp's."""
     if MSGPACK in request.headers.get("Accept", ""):
-        return Response(body=_msgpack.encode(value), status=status, content_type=MSGPACK)
-    return Response(body=_json.encode(value), status=status, content_type="application/json")
+        return Told(status, {"Content-Type": MSGPACK}, _msgpack.encode(value))
+    return Told(status, {"Content-Type": JSON}, _json.encode(value))
 
 
-def error_reply(request: BaseRequest, error: errors.CopypoolError) -> Response:
+def error_reply(request: Asks, error: errors.CopypoolError) -> Response:
     """The answer for an error."""
     response = reply(request, errors.to_body(error), error.http_status)
     if isinstance(error, errors.RangeNotSatisfiable) and "length" in error.details:

@@ -16,6 +16,7 @@ from copypool_coordinator import metrics
 from kit import metrics_page
 from kit.coordinator_process import ADMIN, PlayedNode, Running
 from kit.eventually import eventually
+from kit.ways import LONG_WAY
 
 
 async def lease(coordinator: Running, namespace: str = "default", token: str = ADMIN, **fields: Any) -> dict[str, Any]:
@@ -361,10 +362,6 @@ async def test_a_small_file_comes_through_with_ranges_and_conditions(coordinator
     assert (outside[0], outside[1]["Content-Range"]) == (416, "bytes */1024")
     assert (await coordinator.file("GET", "default/dir/small%20file", If_None_Match=headers["ETag"]))[0] == 304
     assert (await coordinator.file("GET", "default/empty"))[::2] == (200, b"")
-
-
-#: A header that the short way in front of aiohttp does not know: it and what follows on its connection go the long way.
-LONG_WAY = {"TE": "trailers"}
 
 
 async def test_the_short_way_answers_as_the_long_one(coordinator: Running, node: PlayedNode) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 import pytest
+from yarl import URL
 
 from copypool.protocol.api import Receipt
 from copypool.protocol.errors import (
@@ -22,15 +24,27 @@ from copypool.protocol.errors import (
     from_response,
 )
 from copypool.protocol.internal import ReadItem, ReadManyReply, ReadManyRequest, RecordInfo, VerifyReport
-from copypool.protocol.routes import CAPABILITY, MEDIUM, METADATA, MSGPACK, READ_FROM, STRIPES, encode_metadata
+from copypool.protocol.routes import (
+    CAPABILITY,
+    DIGEST,
+    MEDIUM,
+    METADATA,
+    MSGPACK,
+    READ_FROM,
+    STRIPES,
+    WRITE_ID,
+    encode_metadata,
+)
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
 from copypool.telemetry.metrics import TEXT_FORMAT
 from copypool_node import metrics, reader
 from copypool_node.extent_file import ExtentFile
+from copypool_node.handlers_read import SHORT_MAX_BYTES
 from kit import metrics_page
 from kit.eventually import eventually
 from kit.fake_coordinator import FakeCoordinator, running
 from kit.node_process import NodeUnderTest, running_node
+from kit.ways import LONG_WAY
 
 SIZE = 2 * STRIPE_BYTES + 3 * BLOCK_BYTES + 17
 EDGES = sorted(
@@ -49,9 +63,11 @@ async def coordinator() -> AsyncIterator[FakeCoordinator]:
         yield fake
 
 
-@pytest.fixture
-async def node(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[NodeUnderTest]:
-    async with running_node(tmp_path, coordinator) as under_test:
+@pytest.fixture(params=["short way", "long way"])
+async def node(
+    tmp_path: Path, coordinator: FakeCoordinator, request: pytest.FixtureRequest
+) -> AsyncIterator[NodeUnderTest]:
+    async with running_node(tmp_path, coordinator, long_way=request.param == "long way") as under_test:
         yield under_test
 
 
@@ -69,6 +85,88 @@ def unpack(receipt: Receipt, content: bytes, start: int, stop: int) -> bytes:
         at += part.prelude_bytes + part.data_bytes
     assert at == len(content)
     return found
+
+
+async def test_the_short_way_answers_as_the_long_one(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with (
+        running_node(tmp_path, coordinator) as node,
+        aiohttp.ClientSession() as short,
+        aiohttp.ClientSession(headers=LONG_WAY) as long,
+    ):
+        receipts = [await node.put(f"f{size}", os.urandom(size)) for size in (0, 1, 4096, 4097, SHORT_MAX_BYTES)]
+        targets = []
+        for receipt in receipts:
+            segment = receipt.segment
+            assert segment is not None
+            place = f"/v1/segments/{segment.extent}/{segment.offset}/{segment.length}"
+            for raw in (False, True):
+                capability = coordinator.read_capability(node.node.session.node_id, segment, receipt.version, raw=raw)
+                good = f"{place}?v={receipt.version}"
+                targets += [
+                    (good, capability),
+                    (f"{good}&cap={quote(capability)}", ""),
+                    (good, ""),
+                    (place, capability),
+                ]
+                targets += [
+                    (f"{place}0?v=1", capability),
+                    (f"{place}/x", capability),
+                    ("/v1/segments/a/b/c", capability),
+                ]
+        targets.append((f"/v1/segments/77/4096/4096?v={receipts[0].version}", targets[0][1]))
+        for target, capability in targets:
+            for accept in ("*/*", MSGPACK):
+                headers = {CAPABILITY: capability, "Accept": accept} if capability else {"Accept": accept}
+                told = []
+                for way in (short, long):
+                    async with way.get(URL(node.url + target, encoded=True), headers=headers) as response:
+                        kept = sorted((name, value) for name, value in response.headers.items() if name != "Date")
+                        told.append((response.status, kept, await response.read()))
+                assert told[0] == told[1], target
+        assert _on_the_short_way(node) == 2  # `short`, and the client that put the files
+
+
+async def test_a_put_goes_the_short_way_and_is_answered_as_on_the_long_one(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    async with (
+        running_node(tmp_path, coordinator) as node,
+        aiohttp.ClientSession() as short,
+        aiohttp.ClientSession(headers=LONG_WAY) as long,
+    ):
+        good = {CAPABILITY: node.write_capability(), "Accept": MSGPACK}
+        wrong: list[dict[str, str]] = [
+            {CAPABILITY: ""},
+            {CAPABILITY: node.write_capability(max_bytes=3)},
+            {WRITE_ID: "x"},
+            {DIGEST: "blake3:" + "0" * 64},
+            {DIGEST: "md5:1"},
+            {METADATA: "{"},
+            {"Copypool-First-Sent": "then"},
+        ]
+        for changes in [{}, {METADATA: encode_metadata({"a": "b"})}, *wrong]:
+            told = []
+            for number, way in enumerate((short, long)):
+                headers = {**good, WRITE_ID: os.urandom(8).hex(), **changes}
+                url = f"{node.url}/v1/files/1/way{number}?ns=default"
+                async with way.put(url, data=b"content", headers=headers) as response:
+                    content = await response.read()
+                    kept = sorted(name for name in response.headers if name != "Date")
+                    what: object = content
+                    if response.status == 201:
+                        receipt = msgspec.msgpack.decode(content, type=Receipt)
+                        what = (receipt.namespace, receipt.size, receipt.digest, receipt.replayed)
+                    told.append((response.status, kept, what))
+            assert told[0] == told[1], changes
+            assert (told[0][0] == 201) is (changes not in wrong)
+        assert _on_the_short_way(node) == 1
+
+
+def _on_the_short_way(node: NodeUnderTest) -> int:
+    """Connections that aiohttp has not taken over."""
+    assert node.server._listening is not None
+    assert node.server._listening._shortcuts is not None
+    return len(node.server._listening._shortcuts.connections)
 
 
 async def test_ranges_at_all_edges_in_both_forms(node: NodeUnderTest) -> None:

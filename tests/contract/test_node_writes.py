@@ -41,9 +41,11 @@ async def coordinator() -> AsyncIterator[FakeCoordinator]:
         yield fake
 
 
-@pytest.fixture
-async def node(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[NodeUnderTest]:
-    async with running_node(tmp_path, coordinator) as under_test:
+@pytest.fixture(params=["short way", "long way"])
+async def node(
+    tmp_path: Path, coordinator: FakeCoordinator, request: pytest.FixtureRequest
+) -> AsyncIterator[NodeUnderTest]:
+    async with running_node(tmp_path, coordinator, long_way=request.param == "long way") as under_test:
         yield under_test
 
 

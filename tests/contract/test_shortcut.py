@@ -36,7 +36,7 @@ class Port:
         self.number = 0
 
     def shortcut(self, asked: Asked) -> Answering | None:
-        return self._answer(asked) if asked.target.startswith(("/short", "/large")) else None
+        return self._answer if asked.target.startswith(("/short", "/large")) else None
 
     async def _answer(self, asked: Asked) -> Told | None:
         self.started += 1

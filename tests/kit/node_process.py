@@ -23,6 +23,7 @@ from copypool_node.node import Node
 from copypool_node.server import NodeServer
 from kit.eventually import eventually
 from kit.fake_coordinator import JOIN_TOKEN, FakeCoordinator
+from kit.ways import LONG_WAY, ONE_PIECE_BYTES
 
 
 def quick_limits(**changes: float) -> Limits:
@@ -75,7 +76,7 @@ class NodeUnderTest:
             **(headers or {}),
         }
         url = f"{self.url}/v1/{kind}/{encode_path(path)}"
-        data = io.BytesIO(body) if isinstance(body, bytes) else body
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) > ONE_PIECE_BYTES else body
         async with self.http.put(url, data=data, headers=sent) as response:
             content = await response.read()
             if response.status >= 400:
@@ -153,8 +154,12 @@ async def running_node(
     wait: bool = True,
     crash: bool = False,
     tls: TlsSection | None = None,
+    long_way: bool = False,
 ) -> AsyncIterator[NodeUnderTest]:
-    """A node with one volume below `folder`, ready for writes. With `crash` its end is no orderly one."""
+    """A node with one volume below `folder`, ready for writes. With `crash` its end is no orderly one.
+
+    With `long_way`, no request takes the short way.
+    """
     token = folder / "join-token"
     home = folder / name
     (home / "volume").mkdir(parents=True, exist_ok=True)
@@ -175,7 +180,9 @@ async def running_node(
     await server.start()
     config.advertise_url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
     node.start()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=30), headers=LONG_WAY if long_way else {}
+    ) as http:
         try:
             if wait:
                 await eventually(lambda: node.ready, "the node takes writes")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copypool.protocol.errors import BrokenInvariant
-from copypool.serving.heads import HEAD_MAX_BYTES, Told, read_block, split_head, write_head
+from copypool.serving.heads import HEAD_MAX_BYTES, Told, fits, read_block, split_head, write_head
 
 PLAIN = b"GET /v1/files/a/b%20c HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nAccept:*/* \r\n\r\n"
 
@@ -18,8 +18,10 @@ PLAIN = b"GET /v1/files/a/b%20c HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r
 def read(data: bytes) -> tuple[str, dict[str, str]] | None:
     """Target and kept headers, as a connection reads them."""
     found = split_head(data)
-    headers = None if found is None else read_block(found[1])
-    return None if found is None or headers is None else (found[0], dict(headers))
+    block = None if found is None else read_block(found[2])
+    if found is None or block is None or not fits(found[0], block.length, found[3]):
+        return None
+    return found[1], dict(block.kept)
 
 
 def with_header(line: bytes) -> bytes:
@@ -31,9 +33,30 @@ def test_a_plain_get_is_read() -> None:
     assert read(with_header(b"CONNECTION: Keep-Alive")) is not None
 
 
+PUT = b"PUT /v1/files/1/a HTTP/1.1\r\nHost: x\r\nCopypool-write-id:  00ff \t\r\nContent-Length: 5\r\n\r\nbytes"
+
+
+def test_a_put_is_read_with_the_whole_of_its_body() -> None:
+    assert read(PUT) == ("/v1/files/1/a", {"Copypool-Write-Id": "00ff"})
+    assert read(PUT.replace(b"5", b"0").removesuffix(b"bytes")) is not None
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        PUT[:-1],
+        PUT + b"x",
+        PUT.removesuffix(b"bytes"),
+        PUT.replace(b"Content-Length: 5\r\n", b""),
+        PUT.replace(b": 5", b": +5"),
+        PUT.replace(b": 5", b": 5, 5"),
+        PUT.replace(b": 5", b": 5 5"),
+        PUT.replace(b": 5", b": 0x5"),
+        PUT.replace(b": 5", b": 000000005"),
+        PUT.replace(b"Host", b"Transfer-Encoding: chunked\r\nHost"),
+        PUT.replace(b"Host", b"Content-Length: 5\r\nHost"),
+        PUT.replace(b"Host", b"Expect: 100-continue\r\nHost"),
+        PUT.replace(b"Host", b"If-Match: *\r\nHost"),
         PLAIN.replace(b"GET", b"HEAD"),
         PLAIN.replace(b"GET", b"get"),
         PLAIN.replace(b"/1.1", b"/1.0"),

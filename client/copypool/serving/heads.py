@@ -1,7 +1,7 @@
 """Heads of plain HTTP/1.1 requests and answers as bytes: what the shortcut (`shortcut`) reads and writes. Pure.
 
 Reading is a filter, not a parser: it knows one shape of request, and everything else is `None`, for aiohttp to judge.
-So nothing here has to be lenient, and whatever frames a request differently (a body, an upgrade, a second request
+So nothing here has to be lenient, and whatever frames a request differently (chunks, an upgrade, a second request
 behind the first, a folded line, a header told twice) never gets past the first look.
 """
 
@@ -18,28 +18,45 @@ from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.web import Response
 
 from copypool.protocol.errors import BrokenInvariant
-from copypool.protocol.routes import TRACE
+from copypool.protocol.routes import CAPABILITY, DIGEST, FIRST_SENT, METADATA, TRACE, WRITE_ID
 
 #: A longer head goes the ordinary way.
 HEAD_MAX_BYTES = 8 * 1024
 
-_LINE = re.compile(rb"GET (/[!-~]+) HTTP/1\.1")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~](?:[\t -~]*[!-~])?)?[ \t]*")
+_LINE = re.compile(rb"(GET|PUT) (/[!-~]+) HTTP/1\.1")
+_NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_BLOCK = re.compile(rb"(?:" + _NAME + rb":[\t -~]*\r\n)+\r\n")
+_FIELD = re.compile(rb"([^:\r\n]+):[\t ]*([^\r\n]*)\r\n")
 #: Headers that an answer depends on, by their names in lower case.
-_KEPT = {b"accept": "Accept", b"authorization": "Authorization", b"traceparent": TRACE}
+_KEPT = {
+    name.lower().encode(): name
+    for name in (
+        *("Accept", "Authorization", "Content-Type", TRACE),
+        *(CAPABILITY, DIGEST, FIRST_SENT, METADATA, WRITE_ID),
+    )
+}
 #: Headers that change nothing here. A name in neither table sends the request the ordinary way.
 _IGNORED = frozenset(
     b"accept-encoding accept-language cache-control cookie dnt forwarded from host origin pragma priority referer "
     b"tracestate user-agent via x-forwarded-for x-forwarded-host x-forwarded-proto x-real-ip x-request-id".split()
 )
+_LENGTH_DIGITS_MAX = 8
 
 
 class Asked(NamedTuple):
-    """A GET without a body and with nothing out of the ordinary."""
+    """A whole request with nothing out of the ordinary: a GET without a body, or a PUT with all of it."""
 
+    method: str  #: GET or PUT
     target: str  #: as it stands in the request line: a path and perhaps a query, still encoded
     headers: Mapping[str, str]  #: those that an answer depends on, under their usual names
-    method: str = "GET"
+    body: bytes = b""
+
+
+class Block(NamedTuple):
+    """The headers of a request."""
+
+    kept: Mapping[str, str]
+    length: int | None  #: as Content-Length says it; None: it is not there
 
 
 class Told(NamedTuple):
@@ -54,36 +71,46 @@ class Told(NamedTuple):
         return Response(status=self.status, headers=self.headers, body=self.body)
 
 
-def split_head(data: bytes) -> tuple[str, bytes] | None:
-    """Target and header block of a request that is a whole head and nothing else; None: not of that shape."""
-    if len(data) > HEAD_MAX_BYTES or not data.startswith(b"GET /") or not data.endswith(b"\r\n\r\n"):
+def split_head(data: bytes) -> tuple[str, str, bytes, bytes] | None:
+    """Method, target, header block (to its empty line) and what follows; None: not a whole head of that shape."""
+    stop = data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES) + 4
+    begin = data.find(b"\r\n", 0, stop) + 2
+    if stop < 4 or begin >= stop - 2:
         return None
-    line, _, block = data.partition(b"\r\n")
-    found = _LINE.fullmatch(line)
-    return None if found is None else (found[1].decode("ascii"), block)
+    found = _LINE.fullmatch(data, 0, begin - 2)
+    return None if found is None else (found[1].decode(), found[2].decode(), data[begin:stop], data[stop:])
 
 
-def read_block(block: bytes) -> Mapping[str, str] | None:
-    """The headers of a block that ends with an empty line; None: there is one that is not known here."""
+def read_block(block: bytes) -> Block | None:
+    """The headers of a block; None: there is one that is not known here."""
+    if _BLOCK.fullmatch(block) is None:
+        return None
     kept: dict[str, str] = {}
     seen: set[bytes] = set()
-    for line in block[:-4].split(b"\r\n"):
-        found = _FIELD.fullmatch(line)
-        if found is None:
-            return None
-        name = found[1].lower()
-        value = (found[2] or b"").decode("ascii")
+    length: int | None = None
+    for written, value in _FIELD.findall(block):
+        name = written.lower()
         if name in seen:
             return None
         seen.add(name)
-        if name in _KEPT:
-            kept[_KEPT[name]] = value
+        usual = _KEPT.get(name)
+        if usual is not None:
+            kept[usual] = value.decode().rstrip("\t ")
+        elif name == b"content-length":
+            if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+                return None
+            length = int(value)
         elif name == b"connection":
-            if value.lower() != "keep-alive":
+            if value.lower() != b"keep-alive":
                 return None
         elif name not in _IGNORED:
             return None
-    return kept if b"host" in seen else None
+    return Block(kept, length) if b"host" in seen else None
+
+
+def fits(method: str, length: int | None, body: bytes) -> bool:
+    """Whether these are all bytes of one request: no body of a GET, the whole one of a PUT, nothing behind it."""
+    return length == len(body) if method == "PUT" else length is None and not body
 
 
 def write_head(told: Told, now_unix_s: float) -> bytes:

@@ -1,9 +1,9 @@
 """A connection whose simplest requests are answered without aiohttp, for a fifth of its work; all others by aiohttp.
 
-It begins as a `ShortcutConnection`. A GET that `heads` knows, whose target the server has a short way for, is answered
+It begins as a `ShortcutConnection`. A request that `heads` knows, and that the server has a short way for, is answered
 here. The first request that is anything else takes the connection along: an aiohttp handler is put in this object's
 place, gets the very bytes, and keeps the connection to its end. So there is one implementation of everything but
-"a whole head came, write a whole answer", and no request is ever half in one and half in the other.
+"a whole request came, write a whole answer", and no request is ever half in one and half in the other.
 
 Bounds: one request in work per connection; while it is, what comes in is held and reading is paused. An answer is
 written whole; the next request waits until the client has taken it. Who sends or takes nothing for `idle_s` is cut off.
@@ -14,18 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
-from copypool.serving.heads import Asked, Told, read_block, split_head, write_head
+from copypool.serving.heads import Asked, Block, Told, fits, read_block, split_head, write_head
 
 log = logging.getLogger(__name__)
 
-#: Answers a request, or says None: "ask the ordinary way", which must be safe to do after all that was done here.
-#: Must not raise but for cancellation.
-Answering: TypeAlias = Coroutine[Any, Any, Told | None]
+#: Answers a request, or says None: "ask the ordinary way", if nothing was done yet that must not be done twice.
+#: Raises nothing but for cancellation.
+Answering: TypeAlias = Callable[[Asked], Coroutine[Any, Any, Told | None]]
 #: The short way for a request, if there is one.
 Shortcut: TypeAlias = Callable[[Asked], Answering | None]
 
@@ -94,7 +94,7 @@ class ShortcutConnection(asyncio.Protocol):
         self._held = b""  #: came while one of the two was so; reading is paused then
         #: Clients send the same headers each time: those of the last request, as bytes and read.
         self._block = b""
-        self._headers: Mapping[str, str] = {}
+        self._headers = Block({}, None)
         self._moved_s = 0.0  #: time of the loop at which the client last sent or took something
         self._timer: asyncio.TimerHandle | None = None
 
@@ -123,11 +123,11 @@ class ShortcutConnection(asyncio.Protocol):
         self._moved_s = self._loop.time()
         asked = self._read(data)
         answering = None if asked is None else self._shortcuts.shortcut(asked)
-        if answering is None:
+        if asked is None or answering is None:
             self._hand_over(data)
             return
         self._working = True
-        task = self._loop.create_task(self._work(answering, data))
+        task = self._loop.create_task(self._work(answering, asked, data))
         self._shortcuts.tasks.add(task)
         task.add_done_callback(self._shortcuts.tasks.discard)
 
@@ -146,17 +146,19 @@ class ShortcutConnection(asyncio.Protocol):
         found = split_head(data)
         if found is None:
             return None
-        target, block = found
+        method, target, block, body = found
         if block != self._block:
             headers = read_block(block)
             if headers is None:
                 return None
             self._block, self._headers = block, headers
-        return Asked(target, self._headers)
+        if not fits(method, self._headers.length, body):
+            return None
+        return Asked(method, target, self._headers.kept, body)
 
-    async def _work(self, answering: Answering, data: bytes) -> None:
+    async def _work(self, answering: Answering, asked: Asked, data: bytes) -> None:
         try:
-            told = await answering
+            told = await answering(asked)
         except Exception:
             log.exception("an answer of the short way failed by a bug")
             self.abort()
