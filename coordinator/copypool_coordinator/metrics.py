@@ -19,6 +19,7 @@ DURATION = Family(
 )
 LOOKUP = Family("copypool_coordinator_lookup_batch_files", "histogram", "Files per directory transaction.", ())
 COMMIT = Family("copypool_coordinator_commit_seconds", "histogram", "One group commit in the catalog.")
+PASS = Family("copypool_coordinator_pass_seconds", "histogram", "One look and plan of the controllers, while it leads.")
 FALLBACKS = Family(
     "copypool_coordinator_read_fallbacks_total", "counter", "Small reads served by another than the first location."
 )
@@ -61,6 +62,7 @@ FAMILIES = (
         DURATION,
         LOOKUP,
         COMMIT,
+        PASS,
         FALLBACKS,
         MISMATCHES,
         KEPT_READS,
@@ -84,6 +86,7 @@ class Metrics:
         self.requests = Requests()
         self.lookup_batch = Histogram(SIZES)
         self.commit_seconds = Histogram()
+        self.pass_seconds = Histogram()  #: of the controllers, requests that had their turn meanwhile included
         self.fallbacks = 0  #: small reads that another location than the first one served
         self.digest_mismatches = 0  #: payloads that arrived here with another digest than their row's
         self.kept_reads = 0  #: small files whose content was in memory
@@ -103,6 +106,7 @@ class Metrics:
             (DURATION, self.requests.durations()),
             (LOOKUP, one(self.lookup_batch)),
             (COMMIT, one(self.commit_seconds)),
+            (PASS, one(self.pass_seconds)),
             (FALLBACKS, one(self.fallbacks)),
             (MISMATCHES, one(self.digest_mismatches)),
             (KEPT_READS, one(self.kept_reads)),

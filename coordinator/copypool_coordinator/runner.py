@@ -123,6 +123,7 @@ class Runner:
                 while True:
                     began_s = time.monotonic()
                     busy = await self._pass(group)
+                    self._metrics.pass_seconds.observe(time.monotonic() - began_s)
                     pause_s = _BUSY_S if busy else _TICK_S
                     await self._until_dirty(max(_BUSY_S, pause_s - (time.monotonic() - began_s)))
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import disk, small, streams, trees
+from bench import copying, disk, failures, scale, small, streams, trees
 from bench.frame import Case
 
 SUITE: tuple[Case, ...] = (
@@ -10,6 +10,9 @@ SUITE: tuple[Case, ...] = (
     *small.CASES,
     *streams.CASES,
     *trees.CASES,
+    *copying.CASES,
+    *failures.CASES,
+    *scale.CASES,
     *small.COPY_CASES,
     *streams.COPY_CASES,
 )

@@ -21,7 +21,7 @@ from copypool_coordinator.controllers.actions import (
     Verify,
 )
 from copypool_coordinator.locations import with_location
-from copypool_coordinator.policy import Cut, Memory, Policy, Told, brake, places
+from copypool_coordinator.policy import Cut, LocationKey, Memory, Policy, Told, brake, places
 from copypool_coordinator.protection import assess
 from kit.toy_cluster import CLASS, COPY, MIB, ToyCluster
 
@@ -757,3 +757,15 @@ def test_a_verify_without_verdict_is_asked_for_again() -> None:
 
 def _asked(cluster: ToyCluster, action: Verify) -> Told:
     return Told(cluster.now_ms, action.epoch, action.length, action.sealed)
+
+
+def test_a_node_that_came_back_is_asked_at_once_whatever_failed_in_its_last_session() -> None:
+    place = LocationKey(7, 2, 1)
+
+    def steps(epoch: int, size_bytes: int) -> list[Pull | Verify]:
+        pull = Pull(place, 2, epoch, size_bytes, sealed=True, sources=(), repair=False)
+        return [pull, Verify(place, 2, epoch, size_bytes, sealed=True, routine=False, why="")]
+
+    before, later, back = steps(40, MIB), steps(40, 2 * MIB), steps(41, MIB)
+    assert [each.key for each in before] == [each.key for each in later], "a rest is kept from pass to pass"
+    assert {each.key for each in before}.isdisjoint(each.key for each in back)

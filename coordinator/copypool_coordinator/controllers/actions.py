@@ -122,7 +122,8 @@ class Pull:
 
     @property
     def key(self) -> ActionKey:
-        return ("pull", *self.location)
+        # A rest after failures is about this session: a node that has come back is asked at once.
+        return ("pull", *self.location, self.epoch)
 
     @property
     def lane(self) -> str:
@@ -144,7 +145,7 @@ class Verify:
 
     @property
     def key(self) -> ActionKey:
-        return ("verify", *self.location)
+        return ("verify", *self.location, self.epoch)
 
     @property
     def lane(self) -> str:
