@@ -59,17 +59,20 @@ class Body:
         chunks, self._ready, self._ready_bytes = self._ready, [], 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def stripe(self) -> tuple[bytes, bool]:
-        """The next stripe's payload and whether it is the last. Called until the last, on a body that is not empty."""
+    async def stripe(self) -> tuple[list[bytes], bool]:
+        """The next stripe's payload, in chunks as it came, and whether it is the last.
+
+        Called until the last, on a body that is not empty.
+        """
         await self._fill(STRIPE_BYTES + (1 if self.length is None else 0))
         surplus = self._ready_bytes - STRIPE_BYTES
         taken, self._ready, self._ready_bytes = self._ready, [], 0
         if surplus > 0:
-            # Only the last chunk goes beyond: cut before joining, so that a stripe is copied once.
+            # Only the last chunk goes beyond.
             last = taken.pop()
             taken.append(last[: len(last) - surplus])
             self._ready, self._ready_bytes = [last[len(last) - surplus :]], surplus
-        return taken[0] if len(taken) == 1 else b"".join(taken), self._ended and not self._ready
+        return taken, self._ended and not self._ready
 
     async def _fill(self, wanted: int) -> None:
         """Receive until this many bytes are ready or the body ends."""

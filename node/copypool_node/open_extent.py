@@ -86,20 +86,23 @@ class OpenExtent:
             return group
 
     # -- the twin -----------------------------------------------------------------------------
-    async def write(self, offset: int, buffers: Sequence[Buffer], group: Group, *, sync: bool) -> None:
+    async def write(
+        self, offset: int, buffers: Sequence[Buffer], group: Group, *, sync: bool, past_cache: bool = False
+    ) -> None:
         """Append bytes of a group here and at the twin, side by side; with `sync` durable in both places on return.
+
+        With `past_cache` there is one buffer, and no `sync`: see `ExtentFile.write_past_cache`.
 
         A twin that fails leaves the group without its claim. Raises `Unavailable` then if the class demands it.
         """
-        file, twin = self.holding.file, self.twin
-        append = file.write_and_sync if sync else file.write
+        twin = self.twin
         if twin is None or twin.failure:
-            await append(offset, buffers)
+            await self._append(offset, buffers, sync=sync, past_cache=past_cache)
         else:
             begun = time.monotonic()
             sending = asyncio.create_task(twin.append(offset, buffers, sync=sync))
             try:
-                await append(offset, buffers)
+                await self._append(offset, buffers, sync=sync, past_cache=past_cache)
                 claim = await sending
             finally:
                 sending.cancel()
@@ -114,6 +117,16 @@ class OpenExtent:
         group.without_twin()
         if self.twin_required:
             raise Unavailable(f"{self._twin_story()}: nothing was changed; take another write lease")
+
+    async def _append(self, offset: int, buffers: Sequence[Buffer], *, sync: bool, past_cache: bool) -> None:
+        file = self.holding.file
+        if past_cache:
+            (data,) = buffers
+            await file.write_past_cache(offset, memoryview(data))
+        elif sync:
+            await file.write_and_sync(offset, buffers)
+        else:
+            await file.write(offset, buffers)
 
     def _twin_failed(self, twin: TwinLink) -> None:
         self._metrics.twins_failed += 1

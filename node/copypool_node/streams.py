@@ -12,19 +12,20 @@ import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from copypool.protocol.api import Receipt, SegmentRef
 from copypool.protocol.digests import Hasher
 from copypool.protocol.errors import CopypoolError, DigestRefused, Fenced, OutcomeUnknown, Overloaded
 from copypool.protocol.internal import EXTENT_HEADER_BYTES
-from copypool.protocol.stripes import encode_prelude
 from copypool_node.answers import answer, answer_verdict, refusal_of_group
 from copypool_node.body import Body
 from copypool_node.encoding import encode_record_head, entry_of
 from copypool_node.format import Buffer, encode_group_header, encode_record_footer
 from copypool_node.group import RETRIES_MAX, Group, PendingRecord
 from copypool_node.open_extent import OpenExtent
+from copypool_node.stripe_room import StripeRoom, StripeRooms
 
 if TYPE_CHECKING:
     from copypool_node.sealing import Sealer
@@ -48,6 +49,7 @@ class StreamPool:
         self._sealer = sealer
         self._session = session
         self._threads = digest_threads
+        self._rooms = StripeRooms()
         self._permits = asyncio.Semaphore(volume.limits.streams_per_class)
         self._free: list[OpenExtent] = []
         self._busy: set[OpenExtent] = set()
@@ -126,25 +128,28 @@ class StreamPool:
             record_head = encode_record_head(number, group.offset + len(head), record, self._session.clock.now_ms())
             start = group.offset + len(head) + len(record_head)
             hasher = Hasher()
-            writing = asyncio.create_task(self._write(extent, group, [head, record_head], start, first, last, hasher))
-            unsynced = len(first)
+            room = self._rooms.take()
+            writing = asyncio.create_task(
+                self._write(extent, group, [head, record_head], start, first, last, hasher, room)
+            )
+            unsynced = start
             try:
                 while not last:
                     stripe, last = await body.stripe()
                     end = await writing
                     if self._stopping:
                         raise Fenced(self._stopping)
-                    if unsynced >= WRITEBACK_BYTES:
-                        unsynced = 0
+                    if end - unsynced >= WRITEBACK_BYTES:
+                        unsynced = end
                         self._spawn(self._write_back(extent))
-                    unsynced += len(stripe)
-                    writing = asyncio.create_task(self._write(extent, group, [], end, stripe, last, hasher))
+                    writing = asyncio.create_task(self._write(extent, group, [], end, stripe, last, hasher, room))
                 end = await writing
             finally:
                 if not writing.done():
                     await asyncio.wait([writing])
                 if not writing.cancelled():
                     writing.exception()
+            self._rooms.give_back(room)  # only here: a write that was given up may still read from it
             digest = hasher.digest()
             if stated_digest and digest != stated_digest:
                 raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
@@ -170,17 +175,17 @@ class StreamPool:
         group: Group,
         heads: list[Buffer],
         offset: int,
-        stripe: bytes,
+        stripe: list[bytes],
         last: bool,
         hasher: Hasher,
+        room: StripeRoom,
     ) -> int:
         """Append one stripe, whose prelude stands at `offset`, behind `heads`; the offset of its end."""
-        loop = asyncio.get_running_loop()
-        prelude = await loop.run_in_executor(
-            self._threads, _check_stripe, stripe, extent.log.extent, offset, last, hasher
-        )
-        await extent.write(offset - sum(map(len, heads)), [*heads, prelude, stripe], group, sync=False)
-        return offset + len(prelude) + len(stripe)
+        assemble = partial(room.assemble, heads, stripe, extent.log.extent, offset, hasher, last=last)
+        data = await asyncio.get_running_loop().run_in_executor(self._threads, assemble)
+        begin = offset - sum(map(len, heads))
+        await extent.write(begin, [data], group, sync=False, past_cache=True)
+        return begin + len(data)
 
     async def _write_back(self, extent: OpenExtent) -> None:
         try:
@@ -275,8 +280,3 @@ class StreamPool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _check_stripe(stripe: bytes, extent: int, offset: int, last: bool, hasher: Hasher) -> bytes:
-    hasher.update(stripe)
-    return encode_prelude(stripe, extent, offset, last=last)
