@@ -6,6 +6,7 @@ The nonce is written before the first join request, so a join whose reply was lo
 from __future__ import annotations
 
 import os
+import threading
 
 import msgspec
 
@@ -69,6 +70,8 @@ class IdentityStore:
         self._state_dir = state_dir
         self._disk = disk
         self._lock_fd: int | None = None
+        self._given_back = False
+        self._guard = threading.Lock()  # of the two above; never held over a call to the disk
 
     def lock(self) -> bool:
         """Make the state folder this process's own, until `unlock` or its end; False when another process has it.
@@ -77,13 +80,20 @@ class IdentityStore:
         """
         if self._lock_fd is None:
             self._make_folder()
-            self._lock_fd = self._disk.lock(os.path.join(self._state_dir, "lock"))
+            locked = self._disk.lock(os.path.join(self._state_dir, "lock"))
+            with self._guard:
+                self._lock_fd = locked
+                late = self._given_back
+            if late:  # the node ended while this thread was at the disk
+                self.unlock()
         return self._lock_fd is not None
 
     def unlock(self) -> None:
-        """Let another process have the state folder."""
-        if self._lock_fd is not None:
+        """Let another process have the state folder, for good: a `lock` that is under way will not keep it either."""
+        with self._guard:
+            self._given_back = True
             lock_fd, self._lock_fd = self._lock_fd, None
+        if lock_fd is not None:
             self._disk.close(lock_fd)
 
     def load(self, fresh_nonce: bytes) -> Identity:

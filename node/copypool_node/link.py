@@ -80,6 +80,7 @@ class CoordinatorLink:
         self._tls = tls
         self._rng = rng or random.Random()
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
         self._encoder = msgspec.msgpack.Encoder()
         self._away = ""
         self._away_s = float("-inf")
@@ -163,7 +164,7 @@ class CoordinatorLink:
                 pause_s = 0.0
             if away is not None and not maybe_received and time.monotonic() + pause_s >= patient_until:
                 raise CatalogDown(away.message) from away
-            if time.monotonic() + pause_s >= deadline or (give_up is not None and give_up()):
+            if time.monotonic() + pause_s >= deadline or self._closed or (give_up is not None and give_up()):
                 if maybe_received:
                     raise OutcomeUnknown(f"{verb}: no coordinator answered in time; last: {failure}")
                 raise Unavailable(f"{verb}: no coordinator could do it in time; last: {failure}")
@@ -207,6 +208,8 @@ class CoordinatorLink:
             raise _Lost(f"{url} answered {verb} with something else: {exc}", sent=True) from exc
 
     def _http(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise Unavailable("this node is ending")
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=64, ssl=self._tls if self._tls is not None else True)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
@@ -214,11 +217,12 @@ class CoordinatorLink:
 
     @property
     def http(self) -> aiohttp.ClientSession:
-        """The shared client session; also used for pulls from peers."""
+        """The shared client session; also used for pulls from peers. `Unavailable` after `close`."""
         return self._http()
 
     async def close(self) -> None:
-        """Close all connections. Calls under way fail."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close all connections, for good. Calls under way fail, and so does every later one."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()

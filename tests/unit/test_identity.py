@@ -42,3 +42,18 @@ def test_a_broken_identity_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "identity").write_bytes(b"{ torn")
     with pytest.raises(BrokenInvariant):
         store.load(b"1" * 16)
+
+
+def test_a_lock_that_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
+    """The thread that asked for it may still be at the disk when the node ends."""
+
+    class Slow(FaultyDisk):
+        def lock(self, path: str) -> int | None:
+            late.unlock()
+            return super().lock(path)
+
+    late = IdentityStore(str(tmp_path), Slow())
+    assert not late.lock()
+    next_one = IdentityStore(str(tmp_path), FaultyDisk())
+    assert next_one.lock()
+    next_one.unlock()
