@@ -321,7 +321,7 @@ class ExtentFile:
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset`; fewer than `length` only where the file ends. Unchecked. `ReadFailed` / `Missing`."""
         if length <= READ_CACHED_MAX_BYTES:
-            cached = self._read_cached(offset, length)
+            cached = self.read_cached(offset, length)
             if cached is not None:
                 return cached
         return await self._core.threads.run(self._read_now, offset, length, direct=False)
@@ -334,7 +334,8 @@ class ExtentFile:
         """
         return await self._core.threads.run(self._read_now, offset, length, direct=True)
 
-    def _read_cached(self, offset: int, length: int) -> bytes | None:
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        """Exactly these bytes, unchecked, if nothing is to be waited for: file open, all of them in the page cache."""
         descriptor = self._core.descriptors.pin_cached(self.path)
         if descriptor is None:
             return None

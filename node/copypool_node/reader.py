@@ -70,6 +70,24 @@ class Reader:
             return bytes(await self._checked(sources, part))
         return b"".join([chunk async for chunk in self.plain(sources, offset, length, 0, length)])
 
+    def cached(self, extent: int, offset: int, length: int, *, raw: bool) -> bytes | None:
+        """A whole payload of at most one block, checked, or raw, if it can be had without waiting.
+
+        None: ask `sources` and `small`, or `raw`, which also tell of what is wrong.
+        """
+        found = self._holdings.covering(extent, offset + stored_bytes(length))
+        if not found or not 0 < length <= BLOCK_BYTES:
+            return None
+        (part,) = split_range(offset, length, 0, length)
+        stored = found[0].file.read_cached(offset, part.prelude_bytes + part.data_bytes)
+        if stored is None or raw:
+            return stored
+        try:
+            _check(found[0], part, memoryview(stored)[: part.prelude_bytes], memoryview(stored)[part.prelude_bytes :])
+        except DigestMismatch:
+            return None
+        return stored[part.prelude_bytes :]
+
     async def _checked(self, sources: list[Holding], part: StripeRange) -> memoryview:
         failure: CopypoolError | None = None
         for holding in sources:
@@ -134,6 +152,12 @@ async def _read_checked(holding: Holding, part: StripeRange) -> memoryview:
     else:
         head = memoryview(await read_exactly(holding, part.prelude_offset, part.prelude_bytes))
         data = memoryview(await read_exactly(holding, part.data_offset, part.data_bytes))
+    _check(holding, part, head, data)
+    return data[part.skip_bytes : part.skip_bytes + part.take_bytes]
+
+
+def _check(holding: Holding, part: StripeRange, head: memoryview, data: memoryview) -> None:
+    """Raise `DigestMismatch` unless the header of a stripe and these blocks of it are as they were written."""
     prelude = decode_prelude(head, holding.extent, part.prelude_offset)
     if prelude is None or len(prelude.table) < part.first_block + block_count(len(data)):
         raise DigestMismatch(
@@ -146,7 +170,6 @@ async def _read_checked(holding: Holding, part: StripeRange) -> memoryview:
             f"extent {holding.extent}: the block at {part.data_offset + bad} fails its checksum",
             offset=part.data_offset + bad,
         )
-    return data[part.skip_bytes : part.skip_bytes + part.take_bytes]
 
 
 async def read_exactly(holding: Holding, offset: int, length: int, *, from_medium: bool = False) -> bytes:

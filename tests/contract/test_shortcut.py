@@ -35,7 +35,10 @@ class Port:
         self.server: BoundedServer
         self.number = 0
 
-    def shortcut(self, asked: Asked) -> Answering | None:
+    def shortcut(self, asked: Asked) -> Told | Answering | None:
+        if asked.target.startswith("/at-once"):
+            self.started += 1
+            return Told(200, {"Way": "short"}, LARGE if asked.target.endswith("large") else asked.target.encode())
         return self._answer if asked.target.startswith(("/short", "/large")) else None
 
     async def _answer(self, asked: Asked) -> Told | None:
@@ -123,6 +126,7 @@ async def both_ways_on_one_connection(
     async with serving(tls=server) as port, calling(port, client) as caller:
         for target, way in (
             ("/short/1", "short"),
+            ("/at-once", "short"),
             ("/short/2", "short"),
             ("/other", "long"),
             ("/short/3", "long"),  # who once went the long way goes on there
@@ -174,6 +178,15 @@ async def a_reader_that_is_slow_gets_one_answer_at_a_time() -> None:
         caller.send("/large")
         await eventually(_is(lambda: port.started == 1), "it is in work")
         caller.send("/large")
+        assert await caller.answer() == ("short", LARGE)
+        assert await caller.answer() == ("short", LARGE)
+
+
+async def answers_at_once_wait_for_a_slow_reader_too() -> None:
+    async with serving() as port, calling(port) as caller:
+        caller.send("/at-once/large")
+        await eventually(_is(lambda: port.started == 1), "it is answered")
+        caller.send("/at-once/large")
         assert await caller.answer() == ("short", LARGE)
         assert await caller.answer() == ("short", LARGE)
 
@@ -245,6 +258,7 @@ STORIES = [
     requests_that_come_too_early_are_held,
     requests_behind_one_that_is_given_up_are_held,
     a_reader_that_is_slow_gets_one_answer_at_a_time,
+    answers_at_once_wait_for_a_slow_reader_too,
     a_client_that_goes_leaves_nothing,
     who_is_silent_is_cut_off,
     connections_of_both_ways_count_for_the_bound,

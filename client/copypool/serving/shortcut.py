@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 #: Answers a request, or says None: "ask the ordinary way", if nothing was done yet that must not be done twice.
 #: Raises nothing but for cancellation.
 Answering: TypeAlias = Callable[[Asked], Coroutine[Any, Any, Told | None]]
-#: The short way for a request, if there is one.
-Shortcut: TypeAlias = Callable[[Asked], Answering | None]
+#: The answer to a request, or the short way to one, if there is one. Raises nothing.
+Shortcut: TypeAlias = Callable[[Asked], Told | Answering | None]
 
 #: Head and body of an answer go out as one buffer up to this size; copying a larger body costs more than a second one.
 _JOINED_MAX_BYTES = 64 * 1024
@@ -122,12 +122,15 @@ class ShortcutConnection(asyncio.Protocol):
             return
         self._moved_s = self._loop.time()
         asked = self._read(data)
-        answering = None if asked is None else self._shortcuts.shortcut(asked)
-        if asked is None or answering is None:
+        found = None if asked is None else self._shortcuts.shortcut(asked)
+        if asked is None or found is None:
             self._hand_over(data)
             return
+        if isinstance(found, Told):
+            self._tell(found)
+            return
         self._working = True
-        task = self._loop.create_task(self._work(answering, asked, data))
+        task = self._loop.create_task(self._work(found, asked, data))
         self._shortcuts.tasks.add(task)
         task.add_done_callback(self._shortcuts.tasks.discard)
 
@@ -169,7 +172,12 @@ class ShortcutConnection(asyncio.Protocol):
         self._working = False
         if told is None:
             self._hand_over(data)
-            return
+        else:
+            self._tell(told)
+
+    def _tell(self, told: Told) -> None:
+        transport = self._transport
+        assert transport is not None
         head = write_head(told, time.time())
         if len(told.body) <= _JOINED_MAX_BYTES:
             transport.write(head + told.body)
