@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -19,6 +20,10 @@ class Body(Protocol):
 
     async def read(self, size_bytes: int) -> bytes | memoryview:
         """The next `size_bytes`; fewer only at the end."""
+        ...
+
+    def done_with(self, data: bytes | memoryview) -> None:
+        """Nobody needs what this `read` returned any more: its memory may take what a later one returns."""
         ...
 
     async def close(self) -> None:
@@ -37,25 +42,43 @@ class _Memory:
         self._at += len(piece)
         return piece
 
+    def done_with(self, data: bytes | memoryview) -> None:
+        """The memory is the caller's."""
+
     async def close(self) -> None:
         """Nothing to let go of: the memory is the caller's."""
 
 
 class _LocalFile:
+    """Long pieces are read into memory that was used before: touching new pages costs more than the reading."""
+
     def __init__(self, place: os.PathLike[str]) -> None:
         self._place = place
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._at = 0
+        self._free: list[bytearray] = []
 
     async def read(self, size_bytes: int) -> bytes | memoryview:
         return await in_thread(self._read, size_bytes)
 
-    def _read(self, size_bytes: int) -> bytes:
+    def _read(self, size_bytes: int) -> bytes | memoryview:
         try:
             if self._file is None:
                 self._file = open(self._place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
-            return _read_full(self._file, size_bytes)
+            if os.fstat(self._file.fileno()).st_size - self._at < size_bytes:
+                return _read_full(self._file, size_bytes)  # the end of a file, or a pipe
+            buffer = self._free.pop() if self._free and len(self._free[-1]) == size_bytes else bytearray(size_bytes)
+            view, filled = memoryview(buffer), 0
+            while filled < size_bytes and (count := self._file.readinto(view[filled:])):
+                filled += count
+            self._at += filled
+            return view[:filled]
         except OSError as exc:
             raise Invalid(f"cannot read {os.fspath(self._place)!r}: {exc.strerror}") from exc
+
+    def done_with(self, data: bytes | memoryview) -> None:
+        if isinstance(data, memoryview) and isinstance(data.obj, bytearray):
+            self._free.append(data.obj)
 
     async def close(self) -> None:
         if self._file is not None:
@@ -68,6 +91,9 @@ class _OpenFile:
 
     async def read(self, size_bytes: int) -> bytes | memoryview:
         return await in_thread(_read_full, self._file, size_bytes)
+
+    def done_with(self, data: bytes | memoryview) -> None:
+        """What was read is not used again."""
 
     async def close(self) -> None:
         """Nothing to let go of: the file is the caller's."""
@@ -87,6 +113,9 @@ class _Iterated:
         piece = bytes(memoryview(self._rest)[:size_bytes])
         del self._rest[:size_bytes]
         return piece
+
+    def done_with(self, data: bytes | memoryview) -> None:
+        """What was collected is not used again."""
 
     async def close(self) -> None:
         close = getattr(self._pieces, "aclose", None)

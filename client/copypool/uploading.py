@@ -64,8 +64,8 @@ async def upload(
             if progress is not None:
                 progress(len(first))
             return receipt
-        parts = _Parts(writer, namespace, path, deadline_s, progress)
-        await parts.store(first, following, body)
+        parts = _Parts(writer, namespace, path, deadline_s, progress, body)
+        await parts.store(first, following)
     finally:
         await body.close()
     _check_digest(expected, parts.digest)
@@ -87,13 +87,16 @@ async def upload(
 class _Parts:
     """The parts of one upload: hashed in order, stored in parallel."""
 
-    def __init__(self, writer: Writer, namespace: str, path: str, deadline_s: float, progress: Progress | None) -> None:
+    def __init__(
+        self, writer: Writer, namespace: str, path: str, deadline_s: float, progress: Progress | None, body: Body
+    ) -> None:
         self.upload = os.urandom(16).hex()
         self._writer = writer
         self._namespace = namespace
         self._path = path
         self._deadline_s = deadline_s
         self._progress = progress
+        self._body = body  #: read up to the second part
         self._whole = Hasher()
         self._stored: dict[int, PartRef] = {}
         self.copied = True  #: every part was acknowledged as being at a copy too
@@ -111,14 +114,14 @@ class _Parts:
     def in_order(self) -> list[PartRef]:
         return [self._stored[number] for number in range(self._count)]
 
-    async def store(self, first: bytes | memoryview, following: bytes | memoryview, rest: Body) -> None:
+    async def store(self, first: bytes | memoryview, following: bytes | memoryview) -> None:
         """Store every part; on the first failure the others are cancelled and its error is raised."""
         try:
             async with TaskGroup() as group:
                 await self._start(group, first)
                 while len(following):
                     await self._start(group, following)
-                    following = await rest.read(PART_BYTES)
+                    following = await self._body.read(PART_BYTES)
         except BaseExceptionGroup as failures:
             raise_first(failures)
 
@@ -143,8 +146,11 @@ class _Parts:
             raise BrokenInvariant(f"the receipt of part {number} of {self._path!r} names no segment")
         self.copied = self.copied and receipt.ack == "copy"
         self._stored[number] = PartRef(number, receipt.version, digest, receipt.segment)
+        size = len(data)
+        # A node has all of it. What an attempt before that one may still have on its way is refused by its digest.
+        self._body.done_with(data)
         if self._progress is not None:
-            self._progress(len(data))
+            self._progress(size)
 
     async def _stored_part(self, number: int, data: bytes | memoryview, digest: bytes) -> Receipt:
         """The receipt of a part. One that was stored by an attempt whose answer was lost is known to be there, but not
