@@ -106,7 +106,7 @@ class Front:
 
     def shortcut(self, asked: Asked) -> Answering | None:
         """The short way of a GET of a file, without aiohttp; None: there is none for this request now."""
-        if self._files is None or self.in_work >= self._requests_max or asked.method != "GET":
+        if self._files is None or self.in_work >= self._requests_max or asked.method != "GET" or asked.conditional:
             return None
         return self._small if asked.target.startswith(PREFIX) and "?" not in asked.target else None
 

@@ -122,7 +122,7 @@ class NodeServer:
         """
         if asked.method == "PUT":
             return self._short if asked.target.startswith(_FILES) else None
-        if not asked.target.startswith(_SEGMENTS):
+        if not asked.target.startswith(_SEGMENTS) or asked.conditional:
             return None
         began_s = time.monotonic()
         path, _, query = asked.target.partition("?")

@@ -143,8 +143,9 @@ async def test_a_put_goes_the_short_way_and_is_answered_as_on_the_long_one(
             {DIGEST: "md5:1"},
             {METADATA: "{"},
             {"Copypool-First-Sent": "then"},
+            {"If-Match": "x"},
         ]
-        for changes in [{}, {METADATA: encode_metadata({"a": "b"})}, *wrong]:
+        for changes in [{}, {METADATA: encode_metadata({"a": "b"})}, {"If-Match": "*"}, *wrong]:
             told = []
             for number, way in enumerate((short, long)):
                 headers = {**good, WRITE_ID: os.urandom(8).hex(), **changes}

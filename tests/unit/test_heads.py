@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copypool.protocol.errors import BrokenInvariant
-from copypool.serving.heads import HEAD_MAX_BYTES, Told, fits, read_block, split_head, write_head
+from copypool.serving.heads import HEAD_MAX_BYTES, Asked, Told, fits, read_block, split_head, write_head
 
 PLAIN = b"GET /v1/files/a/b%20c HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nAccept:*/* \r\n\r\n"
 
@@ -36,6 +36,17 @@ def test_a_plain_get_is_read() -> None:
 PUT = b"PUT /v1/files/1/a HTTP/1.1\r\nHost: x\r\nCopypool-write-id:  00ff \t\r\nContent-Length: 5\r\n\r\nbytes"
 
 
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match", "If-Unmodified-Since"])
+def test_a_request_with_a_condition_says_so(name: str) -> None:
+    found = split_head(with_header(name.lower().encode() + b": *"))
+    assert found is not None
+    block = read_block(found[2])
+    assert block is not None
+    assert block.kept[name] == "*"
+    assert Asked("GET", found[1], block.kept).conditional
+    assert not Asked("GET", found[1], {"Accept": "*/*"}).conditional
+
+
 def test_a_put_is_read_with_the_whole_of_its_body() -> None:
     assert read(PUT) == ("/v1/files/1/a", {"Copypool-Write-Id": "00ff"})
     assert read(PUT.replace(b"5", b"0").removesuffix(b"bytes")) is not None
@@ -56,7 +67,6 @@ def test_a_put_is_read_with_the_whole_of_its_body() -> None:
         PUT.replace(b"Host", b"Transfer-Encoding: chunked\r\nHost"),
         PUT.replace(b"Host", b"Content-Length: 5\r\nHost"),
         PUT.replace(b"Host", b"Expect: 100-continue\r\nHost"),
-        PUT.replace(b"Host", b"If-Match: *\r\nHost"),
         PLAIN.replace(b"GET", b"HEAD"),
         PLAIN.replace(b"GET", b"get"),
         PLAIN.replace(b"/1.1", b"/1.0"),
@@ -80,7 +90,7 @@ def test_a_put_is_read_with_the_whole_of_its_body() -> None:
         with_header(b"Upgrade: websocket"),
         with_header(b"Expect: 100-continue"),
         with_header(b"Range: bytes=0-1"),
-        with_header(b"If-None-Match: *"),
+        with_header(b"If-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT"),
         with_header(b"Copypool-Unknown: 1"),
         with_header(b"host: y"),
         with_header(b"Accept: a"),

@@ -33,8 +33,10 @@ _KEPT = {
     for name in (
         *("Accept", "Authorization", "Content-Type", TRACE),
         *(CAPABILITY, DIGEST, FIRST_SENT, METADATA, WRITE_ID),
+        *("If-Match", "If-None-Match", "If-Unmodified-Since"),
     )
 }
+_CONDITIONS = frozenset({"If-Match", "If-None-Match", "If-Unmodified-Since"})
 #: Headers that change nothing here. A name in neither table sends the request the ordinary way.
 _IGNORED = frozenset(
     b"accept-encoding accept-language cache-control cookie dnt forwarded from host origin pragma priority referer "
@@ -50,6 +52,11 @@ class Asked(NamedTuple):
     target: str  #: as it stands in the request line: a path and perhaps a query, still encoded
     headers: Mapping[str, str]  #: those that an answer depends on, under their usual names
     body: bytes = b""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the answer depends on what is there."""
+        return not _CONDITIONS.isdisjoint(self.headers)
 
 
 class Block(NamedTuple):
