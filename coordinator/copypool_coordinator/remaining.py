@@ -202,7 +202,7 @@ def as_wanted(view: ClusterView, facts: Facts, one: Left) -> ExtentRow:
 def standing_wanted(view: ClusterView, facts: Facts, one: Left) -> Standing | None:
     """The extent against the class that the process wants it to have; None when length or class is not known yet."""
     row = as_wanted(view, facts, one)
-    if row is view.extents[one.extent].row:
+    if row == view.extents[one.extent].row:
         return facts.standing(view, one.extent, row)
     extent_class = view.classes.get(row.class_id)
     if extent_class is None:

@@ -7,7 +7,7 @@ two, outlives a scrub that stood still for a whole period.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 from copypool.protocol.protection import ScrubProgress
@@ -48,7 +48,8 @@ class ScrubLedger:
         self._step_ms = 0
         self._step_of: dict[int, int] = {}  #: extent -> step; 0: some location was never read back
         self._extents: Counter[int] = Counter()  #: step -> extents
-        self._readings: dict[tuple[int, int], tuple[int, int]] = {}  #: (extent, volume) -> (time ms, bytes)
+        #: (extent, volume) -> (time ms, bytes). Ordered: a dict finds its first key by passing over all that went.
+        self._readings: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()
 
     def note(self, extent: int, row: ExtentRow | None, policy: Policy, now_ms: int) -> None:
         """Take in an extent's row as it is now; None: it is gone."""
@@ -70,7 +71,7 @@ class ScrubLedger:
         for each in whole:
             if each.verified_ms > now_ms - _SPEED_WINDOW_MS:
                 if len(self._readings) >= _READINGS_MAX:
-                    del self._readings[next(iter(self._readings))]
+                    self._readings.popitem(last=False)
                 self._readings[extent, each.volume] = (each.verified_ms, row.length)
 
     def progress(self, policy: Policy, now_ms: int) -> ScrubProgress:

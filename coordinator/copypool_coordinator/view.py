@@ -8,7 +8,7 @@ The mirrored range is one watch, so rows change here in the order in which they 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -58,6 +58,35 @@ class Versioned(Generic[R]):
         return self.mod_revision
 
 
+#: Rows of extents that are kept decoded: one takes ten times the room of its bytes.
+DECODED_MAX = 4_096
+
+
+class ExtentEntry:
+    """An extent's row: the bytes that etcd has, decoded when somebody asks. Extents are many, and few are asked for."""
+
+    __slots__ = ("_decoded", "_row", "_value", "mod_revision")
+
+    def __init__(self, kv: KeyValue, decoded: deque[ExtentEntry]) -> None:
+        self._value = kv.value
+        self._decoded = decoded  #: those with a row, the oldest first; shared by all of a view
+        self._row: ExtentRow | None = None
+        self.mod_revision = kv.mod_revision
+        self._keep(_decoded(kv, ExtentRow))
+
+    @property
+    def row(self) -> ExtentRow:
+        """Equal, and not always the same, from call to call."""
+        return self._keep(rows.decode(self._value, ExtentRow)) if self._row is None else self._row
+
+    def _keep(self, row: ExtentRow) -> ExtentRow:
+        self._row = row
+        self._decoded.append(self)
+        if len(self._decoded) > DECODED_MAX:
+            self._decoded.popleft()._row = None
+        return row
+
+
 class ClusterView:
     """Cluster state as of `revision`. Only `apply` changes it; readers must not."""
 
@@ -83,7 +112,8 @@ class ClusterView:
         self.tokens: dict[bytes, Versioned[TokenRow]] = {}
         self.counters: dict[str, Versioned[CountersRow]] = {}
         self.processes: dict[str, Versioned[ProcessRow]] = {}
-        self.extents: dict[int, Versioned[ExtentRow]] = {}
+        self.extents: dict[int, ExtentEntry] = {}
+        self._decoded: deque[ExtentEntry] = deque()
         self.extents_by_volume: defaultdict[int, set[int]] = defaultdict(set)
         self.extents_by_class: defaultdict[int, set[int]] = defaultdict(set)
         #: open extents by the volumes that they are appended to: their writer's, and their live twin's
@@ -95,6 +125,11 @@ class ClusterView:
         self.format = 0  #: of the whole catalog, 0 while it is empty
         self.clock_ms = 0  #: cluster time in the leader's clock row
         self.clock: ClockRow | None = None
+
+    @property
+    def decoded(self) -> int:
+        """How many rows of extents are kept decoded now."""
+        return len(self._decoded)
 
     # -- facts -----------------------------------------------------------------------------------
     def node_up(self, node_id: int) -> bool:
@@ -185,7 +220,7 @@ class ClusterView:
 
     def _put(self, kind: bytes, rest: bytes, kv: KeyValue) -> None:
         if kind == keys.EXTENT:
-            self._put_extent(int(rest, 16), _versioned(kv, ExtentRow, rest))
+            self._put_extent(int(rest, 16), ExtentEntry(kv, self._decoded))
         elif kind == keys.SESSION:
             node_id = int(rest, 16)
             self.sessions[node_id] = _versioned(kv, SessionRow, rest)
@@ -269,15 +304,16 @@ class ClusterView:
         elif not kind and keys.CLUSTER + rest == keys.LEADER:
             self.leader = None
 
-    def _put_extent(self, extent_id: int, extent: Versioned[ExtentRow]) -> None:
+    def _put_extent(self, extent_id: int, extent: ExtentEntry) -> None:
         before = self.extents.get(extent_id)
         if before is not None:
             self._unindex(extent_id, before.row)
         self.extents[extent_id] = extent
-        self.extents_by_class[extent.row.class_id].add(extent_id)
-        for location in extent.row.locations:
+        row = extent.row
+        self.extents_by_class[row.class_id].add(extent_id)
+        for location in row.locations:
             self.extents_by_volume[location.volume].add(extent_id)
-        for volume in _appended_to(extent.row):
+        for volume in _appended_to(row):
             self.open_by_volume[volume].add(extent_id)
         self.dirty.add(extent_id)
 

@@ -21,7 +21,7 @@ from copypool_coordinator.rows import (
     SessionRow,
     VolumeRow,
 )
-from copypool_coordinator.view import ClusterView
+from copypool_coordinator.view import DECODED_MAX, ClusterView
 
 
 def kv(key: bytes, value: Row | bytes, revision: int = 1) -> KeyValue:
@@ -178,3 +178,15 @@ def test_a_row_of_a_newer_release_is_refused_by_name() -> None:
     row.verb = "of-tomorrow"  # type: ignore[assignment]
     with pytest.raises(BrokenInvariant, match=r"x/p1.*of-tomorrow.*a newer release wrote it"):
         ClusterView().apply(Changed(5, [kv(keys.named(keys.PROCESS, "p1"), row)], []))
+
+
+def test_of_many_extents_all_are_told_and_few_are_kept_decoded() -> None:
+    count = 3 * DECODED_MAX
+    view = ClusterView()
+    view.apply(Listed(tuple(kv(keys.extent(each), extent(1, 2, length=each)) for each in range(count)), 1, "start"))
+    assert [entry.row.length for entry in view.extents.values()] == list(range(count))
+    assert view.decoded == DECODED_MAX
+    kept = view.extents[count - 1].row
+    assert view.extents[count - 1].row is kept
+    view.apply(Changed(2, [kv(keys.extent(5), extent(1, 3, length=77), 2)], []))
+    assert (view.extents[5].row.length, view.extents_by_volume[3]) == (77, {5})
