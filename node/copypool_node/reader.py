@@ -23,7 +23,7 @@ from copypool_node.disk import ReadFailed
 from copypool_node.holdings import Holding, Holdings
 
 LANDING_WAIT_S = 2.0  #: a read waits so long at most for the catalog's answer about the bytes that it wants
-CHUNK_BYTES = 1024 * 1024  #: read and sent at a time; a multiple of BLOCK_BYTES
+CHUNK_BYTES = 256 * 1024  #: read and sent at a time, so held twice by each stream; a multiple of BLOCK_BYTES
 
 
 class Reader:
