@@ -10,10 +10,12 @@ from pathlib import Path
 
 from drills.cluster import DrillCluster
 from drills.faults import Paused, all_down
+from kit.cluster import until
 
 MEMBERS = ("etcd1", "etcd2", "etcd3")
 #: Revisions between a compaction and the head: etcd 3.4 may go back to a compacted revision when it is killed there.
 KEPT_REVISIONS = 50
+MOVED_ON_S = 60.0  #: within which there are as many
 
 
 @dataclass(slots=True)
@@ -41,19 +43,37 @@ class Compacted:
     """etcd forgets all but the newest revisions while a coordinator sleeps: its watch cannot go on where it was."""
 
     sleeper: str
+    slept_at: int = 0  #: etcd's revision when it fell asleep
 
     async def inject(self, cluster: DrillCluster) -> None:
         await Paused([self.sleeper]).inject(cluster)
+        self.slept_at = await head_of(cluster)
 
     async def felt(self, cluster: DrillCluster) -> bool:
         return await Paused([self.sleeper]).felt(cluster)
 
     async def heal(self, cluster: DrillCluster) -> None:
-        leader = await cluster.etcd_leader()
-        head = int((await cluster.ask_etcd(leader, "maintenance/status"))["header"]["revision"])
-        answer = await cluster.ask_etcd(leader, "kv/compaction", revision=head - KEPT_REVISIONS, physical=True)
+        try:
+            if self.slept_at:
+                await self._compact(cluster)
+        finally:
+            await Paused([self.sleeper]).heal(cluster)
+
+    async def _compact(self, cluster: DrillCluster) -> None:
+        async def unseen() -> int | None:
+            revision = await head_of(cluster) - KEPT_REVISIONS
+            return revision if revision > self.slept_at else None
+
+        what = f"etcd can forget what {self.sleeper} has not seen; without it this drills nothing"
+        revision = await until(unseen, what, within_s=MOVED_ON_S)
+        answer = await cluster.ask_etcd(await cluster.etcd_leader(), "kv/compaction", revision=revision, physical=True)
         assert answer, "etcd was not compacted"
-        await Paused([self.sleeper]).heal(cluster)
+
+
+async def head_of(cluster: DrillCluster) -> int:
+    """etcd's revision."""
+    status = await cluster.ask_etcd(await cluster.etcd_leader(), "maintenance/status")
+    return int(status["header"]["revision"])
 
 
 @dataclass(slots=True)

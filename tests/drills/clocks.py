@@ -7,7 +7,15 @@ from http.client import HTTPException
 
 from drills.cluster import DrillCluster
 
-SLACK_S = 60.0
+SLACK_S = 60.0  #: no step is as small, and no two answers lie so far apart
+
+
+async def ahead_s(cluster: DrillCluster, name: str) -> float | None:
+    """How far a member's wall clock is ahead of this machine's; None without an answer."""
+    try:
+        return await cluster.do(cluster.containers.ahead_s, name)
+    except (OSError, HTTPException):
+        return None
 
 
 @dataclass(slots=True)
@@ -22,11 +30,8 @@ class Stepped:
 
     async def felt(self, cluster: DrillCluster) -> bool:
         """Its answers show the other time; without an answer nothing was felt."""
-        try:
-            ahead_s = await cluster.do(cluster.containers.ahead_s, self.name)
-        except (OSError, HTTPException):
-            return False
-        return abs(ahead_s - self.ahead_s) < SLACK_S
+        found_s = await ahead_s(cluster, self.name)
+        return found_s is not None and abs(found_s - self.ahead_s) < SLACK_S
 
     async def heal(self, cluster: DrillCluster) -> None:
         await cluster.do(cluster.containers.set_clock, self.name, 0)

@@ -7,13 +7,14 @@ import http.client
 import json
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from copypool import Client
 from copypool.protocol.api import AckRule, OnCopyFailure, StatusReply
+from copypool.writing import WRITE_DEADLINE_S
 from drills.containers import Containers
 from drills.layout import NAMESPACE, Layout, Member
 from kit.cluster import until
@@ -41,12 +42,15 @@ class DrillCluster:
         return await asyncio.to_thread(call, *arguments, **named)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        """The administrator's client."""
-        coordinators = [member.url for member in self.layout.of("coordinator")]
+    async def client(
+        self, coordinators: Sequence[str] = (), write_deadline_s: float = WRITE_DEADLINE_S
+    ) -> AsyncIterator[Client]:
+        """The administrator's client, of all coordinators unless it is told of which."""
+        coordinators = coordinators or [member.url for member in self.layout.of("coordinator")]
         files = self.containers.files
         async with await Client.connect(
-            coordinators=coordinators,
+            coordinators=list(coordinators),
+            write_deadline_s=write_deadline_s,
             token=self.containers.admin_token,
             ca_file=files.authority if files is not None else None,
         ) as client:

@@ -1,9 +1,10 @@
-"""One cluster in containers for all drills, made anew after a drill that failed; the table at the end."""
+"""One cluster in containers for all drills, made anew after one that failed or left it hurt; the table at the end."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from drills import table
 from drills.cluster import DrillCluster
 from drills.containers import Containers
+from drills.soundness import sound
 from drills.table import Row
 
 TABLE = Path(__file__).with_name("availability.md")
@@ -46,17 +48,24 @@ def record_line(request: pytest.FixtureRequest) -> list[str]:
 
 
 @pytest.fixture
-def shared_cluster(request: pytest.FixtureRequest) -> Iterator[DrillCluster]:
-    """The cluster that drills share; a drill that fails takes it with it."""
+async def shared_cluster(request: pytest.FixtureRequest) -> AsyncIterator[DrillCluster]:
+    """The cluster that drills share. A drill that fails takes it with it, and one that leaves it hurt fails."""
     kept = request.config.stash[_cluster]
     if not kept:
         containers = Containers()
-        containers.up()
+        await asyncio.to_thread(containers.up)
         kept.append(containers)
     failures = request.session.testsfailed
-    yield DrillCluster(kept[0])
-    if request.session.testsfailed != failures:
-        _close(kept)
+    cluster = DrillCluster(kept[0])
+    yield cluster
+    is_sound = False
+    try:
+        if request.session.testsfailed == failures:
+            await sound(cluster)
+            is_sound = True
+    finally:
+        if not is_sound:
+            await asyncio.to_thread(_close, kept)
 
 
 @pytest.fixture

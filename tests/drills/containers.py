@@ -259,6 +259,10 @@ class Containers:
         self._remove(name)
         self._run(self.layout.member(name))
 
+    def has_clock(self, name: str) -> bool:
+        """Whether a member has a wall clock of its own."""
+        return name in self._clocked
+
     def _make_clock(self, name: str) -> None:
         folder = self._clock_folder(name)
         folder.mkdir(exist_ok=True)
@@ -306,6 +310,10 @@ class Containers:
         self.releases[name] = release
         self._configure(member)
         self._run(member)
+
+    def image(self, name: str) -> str:
+        """The image that a member's process runs; empty when it is down."""
+        return str(self._containers[name].get_wrapped_container().attrs["Config"]["Image"]) if self.pid(name) else ""
 
     def inside(self, name: str, *command: str) -> tuple[int, str]:
         """Run a program of the image in a member's container; its exit code and what it said."""

@@ -9,15 +9,21 @@ import asyncio
 import contextlib
 import random
 import sys
+from collections.abc import Awaitable, Callable
+
+Opening = Callable[[], Awaitable[asyncio.StreamWriter]]
 
 _PIECE_BYTES = 1 << 16
 _AHEAD_PIECES = 64  #: on their way in one direction of one connection
 
 
 async def late(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float, jitter_s: float, source: random.Random
+    reader: asyncio.StreamReader, to: Opening, delay_s: float, jitter_s: float, source: random.Random
 ) -> None:
-    """Pass on what comes, each piece `delay_s` late; what is behind another piece is never before it."""
+    """Pass on what comes, each piece `delay_s` late; what is behind another piece is never before it.
+
+    Where it goes `to` is opened when the first piece is due: a server must not wait for what is on its way.
+    """
     loop = asyncio.get_running_loop()
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD_PIECES)
 
@@ -29,10 +35,12 @@ async def late(
                 return
 
     taking = asyncio.create_task(take())
+    writer: asyncio.StreamWriter | None = None
     try:
         while True:
             due_s, piece = await under_way.get()
             await asyncio.sleep(max(0.0, due_s - loop.time()))
+            writer = writer or await to()
             if not piece:
                 writer.write_eof()
                 return
@@ -48,19 +56,32 @@ async def main(listen: int, upstream: int, delay_s: float, jitter_s: float, seed
     source = random.Random(seed)
 
     async def accept(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        to_server = None
+        opened: list[asyncio.StreamWriter] = [to_client]
+        answers: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
+
+        async def to_server() -> asyncio.StreamWriter:
+            reader, writer = await asyncio.open_connection("127.0.0.1", upstream)
+            opened.append(writer)
+            answers.set_result(reader)
+            return writer
+
+        async def back() -> asyncio.StreamWriter:
+            return to_client
+
+        async def answer() -> None:
+            await late(await answers, back, delay_s, jitter_s, source)
+
+        answering = asyncio.create_task(answer())
         try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", upstream)
-            await asyncio.gather(
-                late(client, to_server, delay_s, jitter_s, source), late(server, to_client, delay_s, jitter_s, source)
-            )
+            await asyncio.gather(late(client, to_server, delay_s, jitter_s, source), answering)
         except OSError:
             pass
         finally:
-            for writer in (to_client, to_server):
-                if writer is not None:
-                    with contextlib.suppress(OSError):
-                        writer.transport.abort()
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            for writer in opened:
+                with contextlib.suppress(OSError):
+                    writer.transport.abort()
 
     server = await asyncio.start_server(accept, "0.0.0.0", listen)
     print("ready", flush=True)

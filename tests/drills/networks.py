@@ -21,7 +21,7 @@ from drills.containers import is_ready
 _DELAY = Path(__file__).with_name("delay.py")
 _DELAY_PORT = 17000
 _READY_S = 10.0
-_ANSWER_MAX_S = 5.0  #: longer than the longest delay there and back
+_ANSWER_MAX_S = 10.0  #: of one read; longer than the longest delay there and back
 CHAIN = "DRILL"
 _BEGIN = (f"iptables -w -N {CHAIN}", f"iptables -w -I INPUT -j {CHAIN}")
 _END = (f"iptables -w -D INPUT -j {CHAIN}", f"iptables -w -F {CHAIN}", f"iptables -w -X {CHAIN}")
@@ -55,10 +55,11 @@ async def in_force(cluster: DrillCluster, name: str) -> list[str]:
     return [line for line in shown.splitlines() if line.endswith("-j DROP")]
 
 
-def _answer_s(cluster: DrillCluster, name: str) -> float:
-    """How long a member takes to answer a new connection; the time until it is given up when it does not."""
+def _answer_s(cluster: DrillCluster, name: str) -> float | None:
+    """How long a member takes to answer a new connection; None when it does not answer: that is not slow."""
     began_s = time.monotonic()
-    is_ready(cluster.layout.member(name).ready_url, cluster.containers.trust, _ANSWER_MAX_S)
+    if not is_ready(cluster.layout.member(name).ready_url, cluster.containers.trust, _ANSWER_MAX_S):
+        return None
     return time.monotonic() - began_s
 
 
@@ -145,8 +146,9 @@ class Slow:
             await filtered(cluster, name, [f"! -i lo -p tcp --dport {port} -j REJECT --reject-with tcp-reset"])
 
     async def felt(self, cluster: DrillCluster) -> bool:
-        waits_ms = [1000 * await cluster.do(_answer_s, cluster, name) for name in self.names]
-        return bool(waits_ms) and all(wait_ms >= 2 * (self.delay_ms - self.jitter_ms) for wait_ms in waits_ms)
+        waits_s = [await cluster.do(_answer_s, cluster, name) for name in self.names]
+        least_s = 2 * (self.delay_ms - self.jitter_ms) / 1000
+        return bool(waits_s) and all(wait_s is not None and wait_s >= least_s for wait_s in waits_s)
 
     async def heal(self, cluster: DrillCluster) -> None:
         for name in self.names:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drills.catalogs import MEMBERS, LeaderMoved, QuorumLost
-from drills.faults import Both, EtcdLeaderKilled, Fault, Killed, LeaderKilled, Paused
+from drills.clocks import LeaderStepped, Stepped
+from drills.faults import Both, EtcdLeaderKilled, Fault, Killed, LeaderKilled, Paused, RollingRestart
 from drills.networks import Cut, Lossy, Slow
 from drills.volumes import Deleted, Failing, Flipped, Full, ReadOnly, Stale, Wiped
 
@@ -71,6 +72,11 @@ def _two(source: random.Random) -> Fault:
     return Both(*faults)
 
 
+def _step_s(source: random.Random) -> int:
+    """Minutes to an hour, ahead or back."""
+    return source.choice([-1, 1]) * source.choice([120, 600, 3600])
+
+
 #: kind, share, how to make one, whether it destroys
 _KINDS: list[tuple[str, int, _Make, bool]] = [
     ("node killed", 16, lambda source: Killed(_any(source, NODES)), False),
@@ -91,6 +97,9 @@ _KINDS: list[tuple[str, int, _Make, bool]] = [
         lambda source: Slow([_any(source, NODES, COORDINATORS)], 200, 100, source.randrange(99)),
         False,
     ),
+    ("clock stepped", 5, lambda source: Stepped(_any(source, NODES, COORDINATORS), _step_s(source)), False),
+    ("leader's clock stepped", 3, lambda source: LeaderStepped(_step_s(source)), False),
+    ("rolling restart", 1, lambda source: RollingRestart(), False),
     ("disk full", 3, lambda source: Full(_any(source, NODES)), False),
     ("disk read-only", 2, lambda source: ReadOnly(_any(source, NODES)), True),
     ("disk fails", 2, lambda source: Failing(_any(source, NODES)), True),

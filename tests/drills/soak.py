@@ -269,7 +269,7 @@ def main() -> int:
     parser.add_argument("--operations", type=int, help=least(LONG_MINUTES, LONG_OPERATIONS_MIN))
     parser.add_argument("--report", type=Path, help="add the report to this file")
     options = parser.parse_args()
-    containers = Containers()
+    containers = Containers(clocks=True)
     faults_min, operations_min = minima(options.minutes, options.faults, options.operations)
     soak = Soak(options.seed, options.minutes * 60, faults_min, operations_min)
     try:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import RemoteDisconnected
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from copypool import Client
-from drills import faults, soak
+from drills import catalogs, faults, networks, soak, soundness
+from drills.catalogs import KEPT_REVISIONS, MEMBERS, Compacted, LeaderMoved, QuorumLost
+from drills.clocks import LeaderStepped, Stepped
 from drills.cluster import DrillCluster
 from drills.containers import Containers
 from drills.disks import Disk
-from drills.faults import Both, EtcdLeaderKilled, Fault, Killed, LeaderKilled, Paused, RollingRestart
-from drills.layout import layout_of
-from drills.networks import Cut, Lossy
+from drills.faults import Blackout, Both, EtcdLeaderKilled, Fault, Killed, LeaderKilled, Paused, RollingRestart
+from drills.layout import Layout, Member, layout_of
+from drills.networks import Cut, Lossy, Slow
+from drills.releases import CURRENT
 from drills.schedule import Planned
 from drills.soak import Done, Soak, minima
+from drills.upgrades import Replaced
 from drills.volumes import Deleted, Failing, Flipped, Full, ReadOnly, Stale, Wiped
 from kit.checker import Verdict
+from kit.cluster import until
 from kit.history import History, Kind, Outcome
 
 pytestmark = pytest.mark.short
@@ -40,6 +48,9 @@ class Processes(Containers):
         self.layout = layout_of("198.18.0")
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.volumes = {name: f"{name}-1" for name in NODES}
+        self.steps_s: dict[str, int] = {}  #: of the wall clocks that were set
+        self.images: dict[str, str] = {}
+        self.rules: dict[str, list[str]] = {}  #: by which packets are dropped
 
     def pid(self, name: str) -> int:
         return self._running[name].pid if name in self._running else 0
@@ -61,14 +72,54 @@ class Processes(Containers):
         """They serve at once."""
 
     def in_network_of(self, name: str, *command: str) -> str:
-        return ""
+        return "".join(f"{rule}\n" for rule in self.rules.get(name, ())) if "-S" in command else ""
+
+    def set_clock(self, name: str, ahead_s: int) -> None:
+        self.steps_s[name] = ahead_s
+
+    def has_clock(self, name: str) -> bool:
+        return name in self.steps_s
+
+    def ahead_s(self, name: str) -> float:
+        return self.steps_s.get(name, 0)
+
+    def image(self, name: str) -> str:
+        return self.images.get(name, "") if self.pid(name) else ""
+
+    def end(self) -> None:
+        """Kill all of them."""
+        for name in [*self._running]:
+            self.kill(name)
 
 
 class Asked(DrillCluster):
-    """A cluster whose leaders are known."""
+    """A cluster whose leaders are known, and whose etcd is a number."""
+
+    def __init__(self, containers: Processes) -> None:
+        super().__init__(containers)
+        self.processes = containers
+        self.etcd_leads = "etcd1"
+        self.transfers = True  #: whether etcd hands over when it is asked to
+        self.revision = 1000
+        self.compacted_at = 0
 
     async def leader(self) -> str:
         return NODES[0]
+
+    async def etcd_leader(self) -> Member:
+        return self.layout.member(self.etcd_leads)
+
+    async def ask_etcd(self, member: Member, call: str, **fields: object) -> dict[str, Any]:
+        match call:
+            case "cluster/member/list":
+                return {"members": [{"ID": each, "name": each} for each in MEMBERS]}
+            case "maintenance/transfer-leadership" if self.transfers:
+                self.etcd_leads = str(fields["targetID"])
+            case "maintenance/status":
+                return {"header": {"revision": str(self.revision)}}
+            case "kv/compaction":
+                self.compacted_at = int(str(fields["revision"]))
+        return {"header": {}}
 
 
 @pytest.fixture
@@ -80,8 +131,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     try:
         yield Asked(containers)
     finally:
-        for name in NODES:
-            containers.kill(name)
+        containers.end()
 
 
 @pytest.fixture
@@ -127,6 +177,13 @@ async def told(cluster: DrillCluster, fault: Fault) -> None:
         lambda: RollingRestart(NODES),
         lambda: Cut(["node1"], ["node2"]),
         lambda: Lossy(["node1"], 0.5),
+        lambda: Stepped("node1", 3600),
+        lambda: LeaderStepped(-3600),
+        LeaderMoved,
+        lambda: Compacted("node1"),
+        lambda: QuorumLost(NODES),
+        Blackout,
+        lambda: Replaced(CURRENT, NODES),
     ],
 )
 async def test_an_injection_that_does_nothing_is_told(
@@ -154,6 +211,11 @@ async def test_one_of_two_that_does_not_come_is_told(cluster: Asked, monkeypatch
         lambda: Paused(["node1", "node2"]),
         lambda: RollingRestart(NODES),
         lambda: Both(Killed("node1"), Paused(["node2"])),
+        lambda: Stepped("node1", 3600),
+        lambda: LeaderStepped(-3600),
+        LeaderMoved,
+        lambda: QuorumLost(NODES),
+        Blackout,
     ],
 )
 async def test_what_was_injected_is_felt_and_healed(cluster: Asked, make: Callable[[], Fault]) -> None:
@@ -161,6 +223,124 @@ async def test_what_was_injected_is_felt_and_healed(cluster: Asked, make: Callab
     async with faults.inflicted(cluster, fault):
         assert await fault.felt(cluster)
     assert [cluster.containers.process_state(name) not in ("", "T") for name in NODES] == [True, True]
+
+
+# -- faults that come only in part ----------------------------------------------------------------
+async def test_one_process_that_lives_through_a_blackout_is_told(cluster: Asked) -> None:
+    await Blackout().inject(cluster)
+    cluster.containers.start("etcd2")
+    with pytest.raises(AssertionError, match="without it this drills nothing"):
+        await faults.felt(cluster, Blackout(), 0.3)
+
+
+async def test_a_member_of_etcd_that_lives_is_no_lost_quorum(cluster: Asked) -> None:
+    fault = QuorumLost(NODES)
+    await fault.inject(cluster)
+    cluster.containers.start("node2")
+    with pytest.raises(AssertionError, match="without it this drills nothing"):
+        await faults.felt(cluster, fault, 0.3)
+
+
+async def test_an_etcd_that_keeps_its_leader_is_told(cluster: Asked) -> None:
+    cluster.transfers = False
+    await told(cluster, LeaderMoved())
+
+
+async def test_a_clock_that_is_set_and_does_not_step_is_told(cluster: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "ahead_s", lambda self, name: 1.0)
+    await told(cluster, Stepped("node1", 3600))
+
+
+@pytest.mark.parametrize("error", [RemoteDisconnected("closed"), ConnectionRefusedError("refused")])
+async def test_a_process_that_does_not_answer_shows_no_step(
+    cluster: Asked, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def ahead_s(self: Processes, name: str) -> float:
+        raise error
+
+    monkeypatch.setattr(Processes, "ahead_s", ahead_s)
+    await told(cluster, Stepped("node1", 3600))
+
+
+async def test_a_compaction_that_forgets_nothing_unseen_is_told(
+    cluster: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs, "MOVED_ON_S", 0.3)
+    fault = Compacted("node1")
+    await fault.inject(cluster)
+    await faults.felt(cluster, fault)
+    cluster.revision += KEPT_REVISIONS
+    with pytest.raises(AssertionError, match="without it this drills nothing"):
+        await fault.heal(cluster)
+    assert cluster.containers.process_state("node1") != "T", "it sleeps on"
+
+
+async def test_a_compaction_reaches_past_where_the_coordinator_slept(cluster: Asked) -> None:
+    fault = Compacted("node1")
+    async with faults.inflicted(cluster, fault):
+        cluster.revision += KEPT_REVISIONS + 10
+    assert cluster.compacted_at == 1010
+
+
+async def test_a_release_that_was_put_in_place_of_one_member_alone_is_told(cluster: Asked) -> None:
+    fault = Replaced(CURRENT, NODES)
+    cluster.processes.images = {"node1": CURRENT.image("node"), "node2": "copypool-node:other"}
+    with pytest.raises(AssertionError, match="without it this drills nothing"):
+        await faults.felt(cluster, fault, 0.3)
+    cluster.processes.images["node2"] = CURRENT.image("node")
+    await faults.felt(cluster, fault)
+    cluster.containers.kill("node2")
+    assert not await fault.felt(cluster), "its process is down"
+
+
+@pytest.mark.parametrize(("waits_s", "is_slow"), [([0.01, 3.9], False), ([4.1, None], False), ([4.1, 4.2], True)])
+async def test_an_answer_that_is_fast_or_does_not_come_is_not_slow(
+    cluster: Asked, monkeypatch: pytest.MonkeyPatch, waits_s: list[float | None], is_slow: bool
+) -> None:
+    monkeypatch.setattr(networks, "_answer_s", lambda cluster, name: dict(zip(NODES, waits_s, strict=True))[name])
+    assert await Slow(NODES, 2000).felt(cluster) is is_slow
+
+
+def test_who_does_not_answer_is_not_slow(cluster: Asked) -> None:
+    with closing(socket.socket()) as free:  # bound, and nobody listens
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+        member = Member("node1", "node", f"{host}:{port}/")
+        cluster.processes.layout = Layout((member,))
+        assert networks._answer_s(cluster, "node1") is None
+
+
+# -- what a drill leaves behind -------------------------------------------------------------------
+async def all_up(cluster: Asked) -> None:
+    for member in cluster.layout.members:
+        cluster.containers.start(member.name)
+    assert await soundness.traces_of(cluster) == []
+
+
+async def test_a_process_that_a_drill_left_down_or_asleep_is_a_trace(cluster: Asked) -> None:
+    await all_up(cluster)
+    cluster.containers.kill("etcd2")
+    cluster.containers.send("node1", signal.SIGSTOP)
+    await until(lambda: as_expected(cluster, ["etcd2 does not run", "node1 does not run"]), "both are told", within_s=5)
+
+
+async def as_expected(cluster: Asked, beginnings: list[str]) -> bool:
+    found = await soundness.traces_of(cluster)
+    return len(found) == len(beginnings) and all(map(str.startswith, sorted(found), beginnings))
+
+
+async def test_a_rule_or_a_clock_that_a_drill_left_is_a_trace(cluster: Asked) -> None:
+    await all_up(cluster)
+    cluster.processes.rules["coordinator1"] = ["-A DRILL -s 198.18.0.31/32 -j DROP"]
+    cluster.containers.set_clock("node2", -3600)
+    assert await as_expected(cluster, ["packets to coordinator1 are dropped", "the clock of node2 is wrong"])
+
+
+async def test_a_drill_that_left_traces_fails(cluster: Asked) -> None:
+    await all_up(cluster)
+    cluster.containers.kill("node1")
+    with pytest.raises(AssertionError, match="the drill has left traces: node1 does not run"):
+        await soundness.sound(cluster)
 
 
 @pytest.mark.parametrize("kind", [Full, ReadOnly, Failing, Wiped, Stale])

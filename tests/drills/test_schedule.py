@@ -6,7 +6,8 @@ from itertools import islice
 
 import pytest
 
-from drills.faults import Both, Fault, Killed, Paused
+from drills.clocks import SLACK_S, LeaderStepped, Stepped
+from drills.faults import Both, Fault, Killed, Paused, RollingRestart
 from drills.schedule import NODES, schedule
 
 FAULTS = 500
@@ -27,6 +28,17 @@ def test_a_seed_repeats_its_faults() -> None:
     one, other, third = (list(islice(schedule(seed), FAULTS)) for seed in (1, 1, 2))
     assert one == other
     assert one != third
+
+
+@pytest.mark.short
+def test_clocks_jump_both_ways_and_everything_is_restarted() -> None:
+    """Also nodes' and coordinators', and the leader's; a step must be seen beside `SLACK_S`."""
+    planned = list(islice(schedule(1), FAULTS))
+    steps = [each.fault for each in planned if isinstance(each.fault, (Stepped, LeaderStepped))]
+    assert {fault.ahead_s > 0 for fault in steps} == {True, False}
+    assert all(abs(fault.ahead_s) > SLACK_S for fault in steps)
+    assert {type(fault) for fault in steps} == {Stepped, LeaderStepped}
+    assert any(isinstance(each.fault, RollingRestart) for each in planned)
 
 
 @pytest.mark.short

@@ -78,7 +78,11 @@ class Replaced:
             await replace_member(cluster, name, self.release)
 
     async def felt(self, cluster: DrillCluster) -> bool:
-        return all(cluster.containers.releases[name] == self.release for name in self.names)
+        """Their processes run its image."""
+        images = {name: await cluster.do(cluster.containers.image, name) for name in self.names}
+        return bool(images) and all(
+            image == self.release.image(cluster.layout.member(name).kind) for name, image in images.items()
+        )
 
     async def heal(self, cluster: DrillCluster) -> None:
         if self.back is not None:
