@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import secrets
 import shutil
 import signal
 import ssl
@@ -20,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -33,9 +31,8 @@ from docker.types import IPAMConfig, IPAMPool
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from copypool.dev import certificates
-from copypool.protocol.tokens import new_token
 from copypool.tls import TlsFiles, client_context
+from drills.credentials import write_certificates, write_secrets
 from drills.disks import Disk
 from drills.layout import (
     CLOCK,
@@ -103,9 +100,10 @@ class Containers:
             self.folder.chmod(0o755)
             self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self._network = self._make_network()
-            self._write_secrets()
+            write_secrets(self.folder / "secrets")
             if self._tls:
-                self._write_certificates()
+                self.files = write_certificates(self.folder / "tls", self.layout)
+                self.trust = client_context(self.files)
             for member in self.layout.members:
                 self._create(member)
             self.await_ready(member.name for member in self.layout.members)
@@ -134,42 +132,6 @@ class Containers:
             self.layout = layout_of(prefix, tls=self._tls)
             return network
         raise RuntimeError(f"no free network among {_NETWORKS[0]}.0/24 .. {_NETWORKS[-1]}.0/24")
-
-    def _write_secrets(self) -> None:
-        folder = self.folder / "secrets"
-        folder.mkdir(mode=0o700)
-        os.chown(folder, USER_ID, USER_ID)
-        contents = {
-            "master-secret": secrets.token_hex(32),
-            "join-token": secrets.token_hex(32),
-            "admin-token": new_token(secrets.token_bytes(24)),
-        }
-        for name, content in contents.items():
-            path = folder / name
-            path.touch(mode=0o600)
-            path.write_text(f"{content}\n")
-            os.chown(path, USER_ID, USER_ID)
-
-    def _write_certificates(self) -> None:
-        now = datetime.now(UTC)
-        # From long ago on, so that a clock that is an hour back is a wrong clock and no invalid certificate.
-        since = now - timedelta(days=1)
-        authority = certificates.make_authority(self.folder.name, since)
-        addresses = {member.name: [member.name, member.address] for member in self.layout.members}
-        for name, hosts in {**addresses, "operator": ["operator"]}.items():
-            pair = certificates.issue(authority, name, hosts, now + timedelta(days=2), not_before=since)
-            contents = {"ca.pem": authority.certificate, "cert.pem": pair.certificate, "key.pem": pair.key}
-            folder = self._tls_folder(name)
-            folder.mkdir(mode=0o700, parents=True)
-            for file, content in contents.items():
-                path = folder / file
-                path.touch(mode=0o600)
-                path.write_bytes(content)
-            for path in (folder, *folder.iterdir()):
-                os.chown(path, USER_ID, USER_ID)
-        mine = self._tls_folder("operator")
-        self.files = TlsFiles(str(mine / "ca.pem"), str(mine / "cert.pem"), str(mine / "key.pem"))
-        self.trust = client_context(self.files)
 
     def _tls_folder(self, name: str) -> Path:
         return self.folder / "tls" / name

@@ -29,7 +29,10 @@ async def late(
 
     async def take() -> None:
         while True:
-            piece = await reader.read(_PIECE_BYTES)
+            try:
+                piece = await reader.read(_PIECE_BYTES)
+            except OSError:  # reset: nothing more comes
+                piece = b""
             await under_way.put((loop.time() + delay_s + source.uniform(-jitter_s, jitter_s), piece))
             if not piece:
                 return
