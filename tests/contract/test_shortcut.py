@@ -50,6 +50,11 @@ class Port:
             return None
         return Told(200, {"Way": "short"}, LARGE if asked.target == "/large" else asked.target.encode())
 
+    @property
+    def stopping(self) -> bool:
+        assert self.server._shortcuts is not None
+        return self.server._shortcuts.closing
+
     async def handle(self, request: web.BaseRequest) -> web.Response:
         return web.Response(body=request.path.encode(), headers={"Way": "long"})
 
@@ -233,6 +238,34 @@ async def a_server_that_stops_ends_what_is_idle_and_answers_what_is_in_work() ->
         assert await busy.ended()
 
 
+async def a_server_that_stops_gives_what_is_in_work_its_time() -> None:
+    async with serving() as port, calling(port) as idle, calling(port) as busy:
+        idle.send("/at-once")
+        await idle.answer()
+        port.gate.clear()
+        busy.send("/short/1")
+        await eventually(_is(lambda: port.started == 2), "it is in work")
+        stopping = asyncio.create_task(port.server.shutdown(20.0))
+        assert await idle.ended()
+        port.gate.set()
+        assert await busy.answer() == ("short", b"/short/1")
+        assert await busy.ended()
+        await stopping
+
+
+async def what_comes_to_aiohttp_while_the_server_stops_is_ended_too() -> None:
+    async with serving() as port, calling(port) as busy:
+        port.gate.clear()
+        busy.send("/short-not")
+        await eventually(_is(lambda: port.started == 1), "it is in work")
+        stopping = asyncio.create_task(port.server.shutdown(20.0))
+        await eventually(_is(lambda: port.stopping), "the server stops")
+        port.gate.set()
+        assert await busy.answer() == ("long", b"/short-not")
+        assert await busy.ended()
+        await stopping
+
+
 async def a_server_that_cannot_wait_cuts_off() -> None:
     async with serving() as port, calling(port) as busy:
         port.gate.clear()
@@ -263,6 +296,8 @@ STORIES = [
     who_is_silent_is_cut_off,
     connections_of_both_ways_count_for_the_bound,
     a_server_that_stops_ends_what_is_idle_and_answers_what_is_in_work,
+    a_server_that_stops_gives_what_is_in_work_its_time,
+    what_comes_to_aiohttp_while_the_server_stops_is_ended_too,
     a_server_that_cannot_wait_cuts_off,
     a_bug_cuts_off_its_connection_alone,
 ]

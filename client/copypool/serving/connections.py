@@ -108,9 +108,12 @@ class BoundedServer(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Give requests in work `timeout` seconds more and cut off every connection."""
-        if self._shortcuts is not None:
-            await self._shortcuts.abort()
-        await super().shutdown(timeout)
+        loop = asyncio.get_running_loop()
+        stop_s = loop.time() + (timeout or 0.0)
+        if self._shortcuts is not None:  # first: until it is over, connections may still come to aiohttp from there
+            await self._shortcuts.shutdown(timeout or 0.0)
+            super().pre_shutdown()
+        await super().shutdown(max(0.0, stop_s - loop.time()))
 
 
 async def open_port(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:

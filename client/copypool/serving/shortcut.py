@@ -59,11 +59,14 @@ class Shortcuts:
         for connection in list(self.connections):
             connection.end()
 
-    async def abort(self) -> None:
-        """Cut off every connection and give up what is in work; all is over when this returns."""
+    async def shutdown(self, grace_s: float) -> None:
+        """End what is idle, give requests in work `grace_s`, then cut off the rest; all is over when this returns."""
+        self.end_idle()
+        tasks = list(self.tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
         for connection in list(self.connections):
             connection.abort()
-        tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
