@@ -57,6 +57,8 @@ class FaultyDisk(Disk):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._quiet = threading.Condition(self._lock)  # no call is at the disk
+        self._at_disk = 0
         self._paths: dict[int, str] = {}
         self._faults: dict[tuple[str, int], int] = {}
         self._broken: dict[str, tuple[int, int]] = {}  # name -> (count from which on every call fails, how)
@@ -122,10 +124,15 @@ class FaultyDisk(Disk):
             self._broken.clear()
 
     def power_cut(self, *, zeros: bool = False) -> None:
-        """Leave on the disk only what was synced. Call it when nobody uses the disk any more.
+        """Leave on the disk only what was synced; threads that still use it reach nothing from now on, until `revive`.
 
         With `zeros` unsynced lengths stay while their bytes are gone, as a file system may leave them.
         """
+        with self._lock:
+            self.dead = True
+            assert self._quiet.wait_for(lambda: not self._at_disk, HOLD_MAX_S), (
+                "a call does not come back from the disk"
+            )
         for path, size in self._durable.items():
             with contextlib.suppress(FileNotFoundError):
                 found = Path(path).stat().st_size
@@ -155,17 +162,24 @@ class FaultyDisk(Disk):
             return result
         if held is not None:
             held.wait(HOLD_MAX_S)
-        undo = None if self.dead else self._how_to_undo(name, args)
-        try:
+        with self._lock:
             if error or self.dead:
+                self.log.append(Call(name, path, failed=True))
                 raise OSError(error or errno.EIO, os.strerror(error or errno.EIO))
+            self._at_disk += 1
+        try:
+            undo = self._how_to_undo(name, args)
             result = self._short_write(args, short) if short is not None else function(*args, **kwargs)
+            with self._lock:
+                self.log.append(Call(name, path, failed=False))
+                self._follow(name, args, result, undo)
         except OSError:
             self.log.append(Call(name, path, failed=True))
             raise
-        with self._lock:
-            self.log.append(Call(name, path, failed=False))
-            self._follow(name, args, result, undo)
+        finally:
+            with self._lock:
+                self._at_disk -= 1
+                self._quiet.notify_all()
         return result  # type: ignore[return-value]
 
     def _count(self, name: str) -> tuple[int, bool]:

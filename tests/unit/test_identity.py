@@ -33,6 +33,7 @@ def test_a_first_start_that_was_killed_and_made_again_outlives_a_power_cut(tmp_p
     disk.revive()
     joined = first_start(tmp_path, disk, b"2" * 16)
     disk.power_cut()
+    disk.revive()
     again = IdentityStore(str(tmp_path / "state" / "n1"), disk).load(b"3" * 16)
     assert again == joined
 
