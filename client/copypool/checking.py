@@ -1,9 +1,14 @@
 """Turns the raw stripes of a segment read into checked payload bytes. No I/O.
 
+What is received is kept as it came and joined once, when whole blocks of it are checked: copying costs more than
+checking.
+
 Invariant 3: no byte leaves here that did not pass its block's checksum, seeded with the place it was asked from.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from copypool.protocol import stripes
 
@@ -14,7 +19,7 @@ class StripeChecker:
     Once `broken` is set nothing more comes out: the bytes given so far are good and end at `position`.
     """
 
-    __slots__ = ("_buffer", "_checked", "_extent", "_part", "_parts", "_prelude", "broken", "position", "stop")
+    __slots__ = ("_checked", "_chunks", "_extent", "_held", "_part", "_parts", "_prelude", "broken", "position", "stop")
 
     def __init__(self, extent: int, offset: int, length: int, start: int, stop: int) -> None:
         self._extent = extent
@@ -22,7 +27,8 @@ class StripeChecker:
         self._part = next(self._parts, None)
         self._prelude: stripes.StripePrelude | None = None
         self._checked = 0  #: bytes of the current part's blocks that were checked and taken off the buffer
-        self._buffer = bytearray()
+        self._chunks: deque[memoryview] = deque()  #: received, not yet checked
+        self._held = 0  #: bytes of them
         self.position = start  #: payload offset after the last byte given out
         self.stop = stop
         self.broken = ""  #: why the bytes are not what they should be, or ""
@@ -32,11 +38,13 @@ class StripeChecker:
         """Whether every wanted byte was given out."""
         return self._part is None
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """Add received bytes; the payload that became checked by them, in order."""
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
+        """Add received bytes, which stay as they are; the payload that became checked by them, in order."""
         if self.broken:
             return []
-        self._buffer += data
+        if len(data):
+            self._chunks.append(memoryview(data))
+            self._held += len(data)
         ready: list[bytes] = []
         while (part := self._part) is not None and (piece := self._next_piece(part)) is not None:
             if piece:
@@ -46,7 +54,7 @@ class StripeChecker:
         return ready
 
     def _refuse_surplus(self) -> None:
-        if self._part is None and self._buffer:
+        if self._part is None and self._held:
             self.broken = "more bytes than the range has"
 
     def _next_piece(self, part: stripes.StripeRange) -> bytes | None:
@@ -56,9 +64,9 @@ class StripeChecker:
         return self._read_blocks(part)
 
     def _read_prelude(self, part: stripes.StripeRange) -> bool:
-        if len(self._buffer) < part.prelude_bytes:
+        if self._held < part.prelude_bytes:
             return False
-        prelude = stripes.decode_prelude(self._buffer[: part.prelude_bytes], self._extent, part.prelude_offset)
+        prelude = stripes.decode_prelude(self._take(part.prelude_bytes), self._extent, part.prelude_offset)
         if prelude is None or stripes.prelude_bytes(prelude.payload_bytes) != part.prelude_bytes:
             self.broken = f"the stripe header at offset {part.prelude_offset} fails its checksum"
             return False
@@ -66,13 +74,25 @@ class StripeChecker:
             self.broken = f"the stripe at offset {part.prelude_offset} is shorter than its segment says"
             return False
         self._prelude = prelude
-        del self._buffer[: part.prelude_bytes]
         return True
+
+    def _take(self, size: int) -> bytes:
+        """The next bytes of what is held."""
+        taken: list[memoryview] = []
+        self._held -= size
+        while size:
+            chunk = self._chunks.popleft()
+            if len(chunk) > size:
+                self._chunks.appendleft(chunk[size:])
+                chunk = chunk[:size]
+            taken.append(chunk)
+            size -= len(chunk)
+        return b"".join(taken)
 
     def _read_blocks(self, part: stripes.StripeRange) -> bytes | None:
         """Payload of the whole blocks at hand, trimmed to the range; None when there is no whole block yet."""
         left = part.data_bytes - self._checked
-        at_hand = min(left, len(self._buffer))
+        at_hand = min(left, self._held)
         whole = at_hand if at_hand == left else at_hand - at_hand % stripes.BLOCK_BYTES
         if whole == 0:
             return None
@@ -81,15 +101,14 @@ class StripeChecker:
             data_offset=part.data_offset + self._checked,
             first_block=part.first_block + self._checked // stripes.BLOCK_BYTES,
         )
-        with memoryview(self._buffer) as view, view[:whole] as blocks:
-            bad = stripes.first_bad_block(blocks, self._prelude, self._extent, window)
-            good = whole if bad is None else bad
-            begin = max(part.skip_bytes - self._checked, 0)
-            end = min(part.skip_bytes + part.take_bytes - self._checked, good)
-            piece = bytes(blocks[begin:end]) if end > begin else b""
+        blocks = self._take(whole)
+        bad = stripes.first_bad_block(blocks, self._prelude, self._extent, window)
+        good = whole if bad is None else bad
+        begin = max(part.skip_bytes - self._checked, 0)
+        end = min(part.skip_bytes + part.take_bytes - self._checked, good)
+        piece = blocks[begin:end] if end > begin else b""
         if bad is not None:
             self.broken = f"the block at offset {window.data_offset + bad} fails its checksum"
-        del self._buffer[:whole]
         self._checked += whole
         if self._checked == part.data_bytes and bad is None:
             self._part = next(self._parts, None)
