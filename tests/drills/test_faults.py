@@ -5,121 +5,37 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from http.client import RemoteDisconnected
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
+from unittest.mock import create_autospec
 
 import pytest
 
 from copypool import Client
+from copypool.protocol.errors import OutcomeUnknown
 from drills import catalogs, faults, networks, soak, soundness
-from drills.catalogs import KEPT_REVISIONS, MEMBERS, Compacted, LeaderMoved, QuorumLost
+from drills.catalogs import KEPT_REVISIONS, Compacted, LeaderMoved, QuorumLost
 from drills.clocks import LeaderStepped, Stepped
 from drills.cluster import DrillCluster
-from drills.containers import Containers
 from drills.disks import Disk
 from drills.faults import Blackout, Both, EtcdLeaderKilled, Fault, Killed, LeaderKilled, Paused, RollingRestart
-from drills.layout import Layout, Member, layout_of
+from drills.layout import Layout, Member
 from drills.networks import Cut, Lossy, Slow
 from drills.releases import CURRENT
 from drills.schedule import Planned
-from drills.soak import Done, Soak, minima
+from drills.soak import Soak
+from drills.stand_ins import NODES, Asked, Processes
 from drills.upgrades import Replaced
 from drills.volumes import Deleted, Failing, Flipped, Full, ReadOnly, Stale, Wiped
-from kit.checker import Verdict
 from kit.cluster import until
-from kit.history import History, Kind, Outcome
+from kit.history import History
 
 pytestmark = pytest.mark.short
 
 DISK_BYTES = 64 << 20
-NODES = ("node1", "node2")
-
-
-class Processes(Containers):
-    """Processes of this machine in place of containers, with real disks and no network."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(tls=False)
-        self.folder = folder
-        self.layout = layout_of("198.18.0")
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.volumes = {name: f"{name}-1" for name in NODES}
-        self.steps_s: dict[str, int] = {}  #: of the wall clocks that were set
-        self.images: dict[str, str] = {}
-        self.rules: dict[str, list[str]] = {}  #: by which packets are dropped
-
-    def pid(self, name: str) -> int:
-        return self._running[name].pid if name in self._running else 0
-
-    def start(self, name: str) -> None:
-        if name not in self._running:
-            self._running[name] = subprocess.Popen(["sleep", "600"])
-
-    def kill(self, name: str) -> None:
-        process = self._running.pop(name, None)
-        if process is not None:
-            process.kill()
-            process.wait(timeout=10)
-
-    def terminate(self, name: str) -> None:
-        self.kill(name)
-
-    def await_ready(self, names: object, timeout_s: float = 0.0) -> None:
-        """They serve at once."""
-
-    def in_network_of(self, name: str, *command: str) -> str:
-        return "".join(f"{rule}\n" for rule in self.rules.get(name, ())) if "-S" in command else ""
-
-    def set_clock(self, name: str, ahead_s: int) -> None:
-        self.steps_s[name] = ahead_s
-
-    def has_clock(self, name: str) -> bool:
-        return name in self.steps_s
-
-    def ahead_s(self, name: str) -> float:
-        return self.steps_s.get(name, 0)
-
-    def image(self, name: str) -> str:
-        return self.images.get(name, "") if self.pid(name) else ""
-
-    def end(self) -> None:
-        """Kill all of them."""
-        for name in [*self._running]:
-            self.kill(name)
-
-
-class Asked(DrillCluster):
-    """A cluster whose leaders are known, and whose etcd is a number."""
-
-    def __init__(self, containers: Processes) -> None:
-        super().__init__(containers)
-        self.processes = containers
-        self.etcd_leads = "etcd1"
-        self.transfers = True  #: whether etcd hands over when it is asked to
-        self.revision = 1000
-        self.compacted_at = 0
-
-    async def leader(self) -> str:
-        return NODES[0]
-
-    async def etcd_leader(self) -> Member:
-        return self.layout.member(self.etcd_leads)
-
-    async def ask_etcd(self, member: Member, call: str, **fields: object) -> dict[str, Any]:
-        match call:
-            case "cluster/member/list":
-                return {"members": [{"ID": each, "name": each} for each in MEMBERS]}
-            case "maintenance/transfer-leadership" if self.transfers:
-                self.etcd_leads = str(fields["targetID"])
-            case "maintenance/status":
-                return {"header": {"revision": str(self.revision)}}
-            case "kv/compaction":
-                self.compacted_at = int(str(fields["revision"]))
-        return {"header": {}}
 
 
 @pytest.fixture
@@ -343,6 +259,22 @@ async def test_a_drill_that_left_traces_fails(cluster: Asked) -> None:
         await soundness.sound(cluster)
 
 
+class Refusing(Asked):
+    """Green, and takes no writes."""
+
+    @asynccontextmanager
+    async def client(self, coordinators: Sequence[str] = (), write_deadline_s: float = 0.0) -> AsyncIterator[Client]:
+        client = create_autospec(Client, instance=True)
+        client.nodes.return_value = ["node1"]
+        client.put.side_effect = OutcomeUnknown("nobody can tell")
+        yield client
+
+
+async def test_a_cluster_that_takes_no_writes_is_not_sound(cluster: Asked) -> None:
+    with pytest.raises(AssertionError, match="8 of 8 files cannot be stored, read and deleted"):
+        await soundness.used(Refusing(cluster.processes), "http://coordinator1")
+
+
 @pytest.mark.parametrize("kind", [Full, ReadOnly, Failing, Wiped, Stale])
 async def test_a_disk_that_stays_well_is_told(
     cluster: Asked, disk: Disk, monkeypatch: pytest.MonkeyPatch, kind: Callable[[str], Fault]
@@ -383,49 +315,3 @@ async def test_a_soak_ends_at_a_fault_that_does_not_come(cluster: Asked, monkeyp
     with idle(monkeypatch, Killed), pytest.raises(AssertionError, match="without it this drills nothing"):
         await soak._hurt(cluster, cast("Client", None), History(), run)
     assert not run.faults
-
-
-def soak_with(failed: tuple[Kind, str], while_there: str, faults_min: int = 0) -> Soak:
-    """A soak of one fault of this kind at 10 to 20 s, under which one operation failed."""
-    seconds = 0.0
-    history = History(lambda: seconds)
-    seconds = 15.0
-    kind, error = failed
-    history.complete(history.invoke(1, kind, "a"), Outcome.FAILED, error=error)
-    run = Soak(1, 60.0, faults_min, verdict=Verdict(operations=1), operations=history.operations())
-    run.faults.append(Done(Planned(1, while_there, Killed("node1"), 10.0, False), 10.0, 20.0))
-    return run
-
-
-@pytest.mark.parametrize("kind", ["node killed", "coordinator killed", "disk full", "cut", "etcd member killed"])
-def test_a_read_that_failed_under_a_single_fault_breaks_a_promise(kind: str) -> None:
-    run = soak_with((Kind.GET, "unavailable"), kind)
-    assert not run.ok
-    assert "1 reads failed that must not" in soak.report(run)
-
-
-@pytest.mark.parametrize("kind", sorted(soak.MAY_FAIL_READS))
-def test_a_read_that_failed_without_etcd_s_majority_is_excused_by_name(kind: str) -> None:
-    run = soak_with((Kind.GET, "catalog_down"), kind)
-    assert run.ok
-    assert "no read failed under any single fault" in soak.report(run)
-    run.faults[0].healed_s = 12.0
-    assert not run.ok, "it failed after the fault was healed"
-
-
-def test_a_refused_write_breaks_no_promise_and_is_kept_to_be_looked_at() -> None:
-    run = soak_with((Kind.PUT, "conflict"), "cut")
-    assert run.ok
-    assert run.conflicts
-
-
-def test_a_soak_that_did_less_than_was_asked_for_has_not_passed() -> None:
-    run = soak_with((Kind.PUT, "conflict"), "cut", faults_min=2)
-    assert not run.ok
-    assert "2 faults" in soak.report(run)
-
-
-def test_a_long_soak_has_minima() -> None:
-    assert minima(30, None, None) == (200, 100_000)
-    assert minima(3, None, None) == (0, 0)
-    assert minima(30, 5, 0) == (5, 0)
