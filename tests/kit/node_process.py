@@ -185,7 +185,8 @@ async def running_node(
     ) as http:
         try:
             if wait:
-                await eventually(lambda: node.ready, "the node takes writes")
+                # The note that its volume was mounted once is written meanwhile: no disk may fail or end under that.
+                await eventually(lambda: node.ready and not node._identity_turn.locked(), "the node takes writes")
             yield NodeUnderTest(node, server, coordinator, http)
         finally:
             if crash:
