@@ -114,5 +114,6 @@ CASES = (
         ground="one copy",
         prepare=_tree,
         rounds_max=3,
+        deadline_s=400.0,
     ),
 )
