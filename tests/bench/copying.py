@@ -224,6 +224,7 @@ CASES = (
         note="from the node's readiness until `status` knows of no debt: pulled, checked, fsync'd, read back from the "
         "medium, sealed; extents of 64 MiB; `dd` writes a new file each time, as copying does",
         unit="MiB",
+        rounds_max=3,
         deadline_s=300,
     ),
     Contest(
@@ -233,6 +234,7 @@ CASES = (
         (at_least(0.6, than=DD),),
         note="from the first byte pulled until no extent lacks a location, each read back from the medium",
         unit="MiB",
+        rounds_max=3,
         deadline_s=300,
     ),
     Gauge(
