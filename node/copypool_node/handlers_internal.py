@@ -87,6 +87,9 @@ class InternalHandlers:
         command = await self._decode(request, PullCommand)
         self._session.check_term(command.term)
         volume = self._volume(command.volume)
+        refusal = volume.refusal()
+        if refusal:  # said now, so that it is told again soon: a pull that ends by itself is not, for a while
+            raise Unavailable(f"volume {volume.name} takes no pulls now: {refusal}")
         await self._node.twins.end(volume, command.extent, command.generation, "it is pulled from now on")
         self._node.puller.submit(command, volume)
         return Empty()

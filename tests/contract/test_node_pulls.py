@@ -14,7 +14,7 @@ from aiohttp import web
 
 from copypool.protocol.api import Receipt, SegmentRef
 from copypool.protocol.digests import digest_of
-from copypool.protocol.errors import Fenced, Forbidden, RangeNotSatisfiable, from_response
+from copypool.protocol.errors import Fenced, Forbidden, RangeNotSatisfiable, Unavailable, from_response
 from copypool.protocol.internal import (
     DropCommand,
     DropReply,
@@ -124,6 +124,23 @@ async def fill(node: NodeUnderTest) -> list[tuple[Receipt, bytes]]:
 
 def committed(coordinator: FakeCoordinator, node: NodeUnderTest, extent: int = 1) -> bytes:
     return node.extent_file(extent).read_bytes()[: coordinator.extents[extent].length]
+
+
+async def test_a_pull_that_comes_before_its_volume_is_ready_is_refused_and_not_forgotten(
+    tmp_path: Path, coordinator: FakeCoordinator, source: NodeUnderTest
+) -> None:
+    """The catalog shows a volume mounted before its node has compared it; what is taken in then and cannot be begun
+    would be told again only after half a minute of silence."""
+    async with running_node(tmp_path, coordinator, name="n2", pool_type="copy") as to:
+        await eventually(lambda: 1 in to.node.session.peers, "the peers are known")
+        await source.put("a", os.urandom(5000))
+        (volume,) = to.node.volumes
+        ready, volume.ready_epoch = volume.ready_epoch, 0
+        with pytest.raises(Unavailable, match="takes no pulls now"):
+            await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        volume.ready_epoch = ready
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        await eventually(lambda: len(reports(coordinator)) == 1, "it is pulled")
 
 
 async def test_an_open_extent_is_followed_and_finished_when_it_is_sealed(
