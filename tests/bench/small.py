@@ -210,6 +210,8 @@ CASES = (
         ((OWN, _get_from_node), (VOLUME_SERVER, _get_from_volume_server), (nginx.NAME, _get_from_nginx)),
         (at_least(1.0, than=VOLUME_SERVER), at_least(0.5, than=nginx.NAME)),
         "with its capability, as the SDK asks; blocks are checked at the node; the volume server is asked by file id",
+        "answered without aiohttp and without a task where the page cache has it; what is left is Python, per request "
+        "about three times the CPU of nginx's C, and more processes would share the same two cores",
         ground="one copy",
         prepare=_store_for_get,
     ),
