@@ -168,8 +168,8 @@ CASES = (
         _puts(1),
         (at_least(0.8, than=DD), at_least(2.5, than=FILER_FSYNC)),
         "by the SDK, whose CPU is `sdk`; digested, checksummed and fsync'd; `dd` copies the same file",
-        "written past the page cache (node 2.9 -> 1.1 ms of CPU per MiB), parts read into memory that is used again (SDK "
-        "1.15 -> 0.79 ms); two digests and a checksum of every byte on each side are what is left",
+        "written past the page cache (node 2.9 -> 1.1 ms of CPU per MiB), parts read into memory that is used again "
+        "(SDK 1.15 -> 0.79 ms); two digests and a checksum of every byte on each side are what is left",
         unit="MiB",
         ground="one copy",
         rounds_max=3,
@@ -179,8 +179,8 @@ CASES = (
         "1 GiB durable PUT, four streams of a quarter each",
         _puts(4),
         (at_least(0.8, than=DD), at_least(2.5, than=FILER_FSYNC)),
-        tried="as with one stream; one, two or four parts in flight per stream make no difference, while four `dd` at once "
-        "are faster than one",
+        tried="as with one stream; one, two or four parts in flight per stream make no difference, while four `dd` at "
+        "once are faster than one",
         unit="MiB",
         ground="one copy",
         rounds_max=3,
@@ -191,8 +191,8 @@ CASES = (
         ((OWN, _get), (FILER, _get_from_filer), (nginx.NAME, _get_from_nginx)),
         (at_least(1.5, than=FILER), at_least(0.5, than=nginx.NAME)),
         "block by block and as a whole; peers are read by `curl`, which checks nothing",
-        "received bytes are joined once, the digest is made in a thread; it alone takes 0.15 ms of CPU per MiB, checksums "
-        "0.07, and the copies through socket, parser and join most of the rest, on one core",
+        "received bytes are joined once, the digest is made in a thread; it alone takes 0.15 ms of CPU per MiB, "
+        "checksums 0.07, and the copies through socket, parser and join most of the rest, on one core",
         unit="MiB",
         ground="one copy",
         prepare=_store,
