@@ -225,17 +225,20 @@ COPY_CASES = (
         _puts(ACK_COPY, 64),
         note="two copies fsync'd at the answer (`fail`: never fewer), on both sides (`replication=001`)",
         ground="two copies",
+        rounds_max=3,
     ),
     Contest(
         "put128-copy",
         "4 KiB PUT by name, 128 connections, ack rule `copy`",
         _puts(ACK_COPY, 128),
         ground="two copies",
+        rounds_max=3,
     ),
     Contest(
         "many-copy",
         "4 KiB files, `put_many`, ack rule `copy`",
         _manys(ACK_COPY),
         ground="two copies",
+        rounds_max=3,
     ),
 )
