@@ -119,8 +119,7 @@ class Front:
         self.in_work += 1
         self._idle.clear()
         try:
-            assert self._files is not None, "looked at before"
-            told = await self._files.small(asked, asked.target[len(PREFIX) :])
+            told = await self._admitted().small(asked, asked.target[len(PREFIX) :])
             code = "" if told is None else "ok"
         except asyncio.CancelledError:
             code = "gone"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from copypool.serving.heads import Asked
 from kit.catalog_world import shared_etcd
-from kit.coordinator_process import running_coordinator
+from kit.coordinator_process import ADMIN, running_coordinator
 from kit.eventually import eventually
 from kit.fake_coordinator import running
 from kit.node_process import quick_limits, running_node
@@ -69,3 +70,13 @@ async def test_a_coordinator_cuts_off_who_comes_when_all_connections_are_taken()
         async with running_coordinator(endpoint, limits={"connections": 4}) as coordinator:
             await coordinator.http.close()
             await check_bound(coordinator.url, 4)
+
+
+async def test_requests_that_come_in_one_turn_of_the_loop_keep_to_the_bound_of_requests_in_work() -> None:
+    with shared_etcd() as endpoint:
+        async with running_coordinator(endpoint, limits={"requests": 2}) as coordinator:
+            front = coordinator.coordinator._front
+            asked = Asked("GET", "/v1/files/default/none", {"Authorization": f"Bearer {ADMIN}"})
+            found = [front.shortcut(asked) for _ in range(5)]  # as of five connections whose bytes came together
+            told = await asyncio.gather(*[answering(asked) for answering in found if answering is not None])
+            assert sorted(one.status for one in told if one is not None) == [404, 404, 429, 429, 429]

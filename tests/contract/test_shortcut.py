@@ -17,7 +17,7 @@ from aiohttp import web
 
 from copypool.serving.connections import BoundedServer, open_port, port_closed
 from copypool.serving.heads import Asked, Told
-from copypool.serving.shortcut import Answering
+from copypool.serving.shortcut import Answering, ShortcutConnection, Shortcuts
 from kit.certificates import Authority
 from kit.eventually import eventually
 
@@ -31,6 +31,8 @@ class Port:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
+        self.long_gate = asyncio.Event()
+        self.long_gate.set()
         self.started = 0
         self.server: BoundedServer
         self.number = 0
@@ -46,6 +48,8 @@ class Port:
         await self.gate.wait()
         if asked.target == "/short-bug":
             raise ValueError("a bug")
+        if asked.target == "/short-broken":
+            return Told(200, {"Way": "a\nb"}, b"")
         if asked.target == "/short-not":
             return None
         return Told(200, {"Way": "short"}, LARGE if asked.target == "/large" else asked.target.encode())
@@ -55,7 +59,13 @@ class Port:
         assert self.server._shortcuts is not None
         return self.server._shortcuts.closing
 
+    @property
+    def short_connections(self) -> set[ShortcutConnection]:
+        assert self.server._shortcuts is not None
+        return self.server._shortcuts.connections
+
     async def handle(self, request: web.BaseRequest) -> web.Response:
+        await self.long_gate.wait()
         return web.Response(body=request.path.encode(), headers={"Way": "long"})
 
 
@@ -196,6 +206,27 @@ async def answers_at_once_wait_for_a_slow_reader_too() -> None:
         assert await caller.answer() == ("short", LARGE)
 
 
+async def who_sends_on_and_on_is_held_back_on_the_long_way() -> None:
+    async with serving() as port, calling(port) as caller:
+        port.gate.clear()
+        port.long_gate.clear()
+        caller.send("/short-not")
+        await eventually(_is(lambda: port.started == 1), "the first one is in work")
+        caller.send(*["/other"] * 100)
+        await caller.writer.drain()
+        (early,) = port.short_connections
+        await eventually(_is(lambda: bool(early._held)), "what follows is held")
+        port.gate.set()
+        await eventually(_is(lambda: bool(port.server.connections)), "aiohttp has the connection")
+        (taken,) = port.server.connections
+        caller.send(*["/other"] * 10_000)
+        transport = taken.transport
+        assert transport is not None
+        await eventually(_is(lambda: not transport.is_reading()), "its queue is full, so nothing more is read")
+        port.long_gate.set()
+        assert [(await caller.answer())[1] for _ in range(10_101)] == [b"/short-not", *[b"/other"] * 10_100]
+
+
 async def a_client_that_goes_leaves_nothing() -> None:
     async with serving() as port:
         port.gate.clear()
@@ -266,6 +297,13 @@ async def what_comes_to_aiohttp_while_the_server_stops_is_ended_too() -> None:
         await stopping
 
 
+async def who_comes_while_the_server_stops_is_sent_away() -> None:
+    async with serving() as port:
+        port.server.pre_shutdown()
+        async with calling(port) as late:  # as one that was still shaking hands when the port was closed
+            assert await late.ended()
+
+
 async def a_server_that_cannot_wait_cuts_off() -> None:
     async with serving() as port, calling(port) as busy:
         port.gate.clear()
@@ -275,15 +313,52 @@ async def a_server_that_cannot_wait_cuts_off() -> None:
         assert await busy.ended()
 
 
-async def a_bug_cuts_off_its_connection_alone() -> None:
+async def a_bug_cuts_off_its_connection_alone(target: str = "/short-bug") -> None:
     async with serving() as port, calling(port) as caller, calling(port) as other:
-        caller.send("/short-bug")
+        caller.send(target)
         assert await caller.ended()
         other.send("/short/1")
         assert (await other.answer())[0] == "short"
 
 
+async def an_answer_that_cannot_be_written_cuts_off_its_connection_alone() -> None:
+    await a_bug_cuts_off_its_connection_alone("/short-broken")
+
+
+class Unread(asyncio.Transport):
+    """To a client that has not taken all of its answer, though it is too little to hold us back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+    def get_write_buffer_size(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        """Waits until the rest is taken."""
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def who_does_not_take_its_answer_is_cut_off() -> None:
+    loop = asyncio.get_running_loop()
+    shortcuts = Shortcuts(lambda _: None, asyncio.Protocol, lambda: False, idle_s=0.01)
+    connection, transport = ShortcutConnection(shortcuts, loop), Unread()
+    connection.connection_made(transport)
+    await eventually(_is(lambda: transport.aborted), "it is cut off")
+    connection.connection_lost(None)
+
+
 STORIES = [
+    who_sends_on_and_on_is_held_back_on_the_long_way,
+    who_comes_while_the_server_stops_is_sent_away,
+    an_answer_that_cannot_be_written_cuts_off_its_connection_alone,
+    who_does_not_take_its_answer_is_cut_off,
     both_ways_on_one_connection,
     what_the_short_way_gives_up_is_asked_again,
     a_request_in_pieces_is_whole_for_the_long_way,

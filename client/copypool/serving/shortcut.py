@@ -107,7 +107,7 @@ class ShortcutConnection(asyncio.Protocol):
         self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         tcp_keepalive(made)
         self._shortcuts.connections.add(self)
-        if self._shortcuts.overfull():
+        if self._shortcuts.overfull() or self._shortcuts.closing:  # it was still shaking hands when the port was closed
             made.abort()
         self._moved_s = self._loop.time()
         self._timer = self._loop.call_at(self._moved_s + self._shortcuts.idle_s, self._look)
@@ -165,18 +165,17 @@ class ShortcutConnection(asyncio.Protocol):
     async def _work(self, answering: Answering, asked: Asked, data: bytes) -> None:
         try:
             told = await answering(asked)
+            transport = self._transport
+            if transport is None or transport.is_closing():
+                return
+            self._working = False
+            if told is None:
+                self._hand_over(data)
+            else:
+                self._tell(told)
         except Exception:
             log.exception("an answer of the short way failed by a bug")
             self.abort()
-            return
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        self._working = False
-        if told is None:
-            self._hand_over(data)
-        else:
-            self._tell(told)
 
     def _tell(self, told: Told) -> None:
         transport = self._transport
@@ -206,12 +205,12 @@ class ShortcutConnection(asyncio.Protocol):
         assert transport is not None
         held = self._held
         self._leave()
+        if held:
+            transport.resume_reading()  # before aiohttp gets the bytes: it may have reading paused again
         protocol = self._shortcuts.ordinary()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data + held)
-        if held:
-            transport.resume_reading()
 
     # -- ends ------------------------------------------------------------------------------------
     def end(self) -> None:
@@ -237,4 +236,5 @@ class ShortcutConnection(asyncio.Protocol):
         if self._working or self._loop.time() < due_s:
             self._timer = self._loop.call_at(max(due_s, self._loop.time() + 1.0), self._look)
         elif self._transport is not None:
-            self._transport.abort() if self._paused else self._transport.close()
+            # Closing would wait until the client has taken the rest.
+            self._transport.abort() if self._transport.get_write_buffer_size() else self._transport.close()
