@@ -244,8 +244,13 @@ class Containers:
 
     def ahead_s(self, name: str) -> float:
         """How far a member's wall clock is ahead of this machine's, by what it answers; to about a second."""
-        with urllib.request.urlopen(self.layout.member(name).ready_url, timeout=5.0, context=self.trust) as reply:
-            return parsedate_to_datetime(reply.headers["Date"]).timestamp() - time.time()
+        try:
+            with urllib.request.urlopen(self.layout.member(name).ready_url, timeout=5.0, context=self.trust) as reply:
+                told = reply.headers["Date"]
+        except urllib.error.HTTPError as answer:  # not ready, and says when
+            told = answer.headers["Date"]
+            answer.close()
+        return parsedate_to_datetime(told).timestamp() - time.time()
 
     def _clock_folder(self, name: str) -> Path:
         return self.folder / f"{name}.clock"

@@ -16,6 +16,7 @@ from drills.networks import in_force
 from kit.cluster import until
 
 SOUND_S = 60.0  #: for all of it
+READY_S = 20.0
 GREEN_S = 30.0  #: the drill has waited for it before
 FILES = 8  #: through each coordinator; places are drawn, so that every primary node gets some
 PATIENCE_S = 5.0  #: of one write: nothing is there any more that it would have to wait for
@@ -33,10 +34,15 @@ async def sound(cluster: DrillCluster) -> None:
         async with asyncio.timeout(SOUND_S):
             traces = await traces_of(cluster)
             assert not traces, f"the drill has left traces: {'; '.join(traces)}"
+            # A node that registers anew is up for the cluster before it takes writes.
+            names = [member.name for member in cluster.layout.members]
+            await cluster.do(cluster.containers.await_ready, names, READY_S)
             async with cluster.client() as client:
                 await cluster.green(client, "green after the drill", GREEN_S)
             for coordinator in cluster.layout.of("coordinator"):
                 await used(cluster, coordinator.url)
+    except RuntimeError as exc:
+        raise AssertionError(f"the drill has left a cluster that is not ready: {exc}") from exc
     except TimeoutError as exc:
         raise AssertionError(f"the drill has left a cluster that cannot be looked at within {SOUND_S} s") from exc
 

@@ -16,7 +16,7 @@ import pytest
 
 from copypool import Client
 from copypool.protocol.errors import OutcomeUnknown
-from drills import catalogs, faults, networks, soak, soundness
+from drills import catalogs, clocks, faults, networks, soak, soundness
 from drills.catalogs import KEPT_REVISIONS, Compacted, LeaderMoved, QuorumLost
 from drills.clocks import LeaderStepped, Stepped
 from drills.cluster import DrillCluster
@@ -165,6 +165,13 @@ async def test_an_etcd_that_keeps_its_leader_is_told(cluster: Asked) -> None:
 async def test_a_clock_that_is_set_and_does_not_step_is_told(cluster: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Processes, "ahead_s", lambda self, name: 1.0)
     await told(cluster, Stepped("node1", 3600))
+
+
+async def test_a_clock_that_does_not_go_back_is_not_healed(cluster: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "HEALED_S", 0.3)
+    monkeypatch.setattr(Processes, "ahead_s", lambda self, name: 3600.0)
+    with pytest.raises(AssertionError, match="the clock of node1 is right again"):
+        await Stepped("node1", 3600).heal(cluster)
 
 
 @pytest.mark.parametrize("error", [RemoteDisconnected("closed"), ConnectionRefusedError("refused")])
