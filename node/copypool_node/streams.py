@@ -180,9 +180,10 @@ class StreamPool:
         hasher: Hasher,
         room: StripeRoom,
     ) -> int:
-        """Append one stripe, whose prelude stands at `offset`, behind `heads`; the offset of its end."""
+        """Append one stripe, whose prelude stands at `offset`, behind `heads`, and empty it; the offset of its end."""
         assemble = partial(room.assemble, heads, stripe, extent.log.extent, offset, hasher, last=last)
         data = await asyncio.get_running_loop().run_in_executor(self._threads, assemble)
+        stripe.clear()  # the bytes are in the room; whoever else has the list would hold on to 4 MiB
         begin = offset - sum(map(len, heads))
         await extent.write(begin, [data], group, sync=False, past_cache=True)
         return begin + len(data)

@@ -25,6 +25,7 @@ from copypool.protocol.errors import (
 from copypool.protocol.internal import EntryResult
 from copypool.protocol.routes import CAPABILITY, DIGEST, MSGPACK, WRITE_ID
 from copypool.protocol.stripes import STRIPE_BYTES
+from copypool_node.body import Body
 from copypool_node.format import find_seal_footer
 from copypool_node.scanner import RecordSeen, Scanner
 from kit.eventually import eventually
@@ -73,6 +74,26 @@ async def test_a_long_body_is_stored_stripe_by_stripe(node: NodeUnderTest, size:
     scanner = Scanner(receipt.segment.extent)
     seen = [one for one in scanner.feed(data) if isinstance(one, RecordSeen)]
     assert (seen[0].length, seen[0].digest) == (size, digest_of(body))
+
+
+async def test_a_long_body_lets_go_of_what_is_put_together(
+    node: NodeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_out: list[list[bytes]] = []
+    kept = 0
+    stripe = Body.stripe
+
+    async def watched(body: Body) -> tuple[list[bytes], bool]:
+        nonlocal kept
+        kept = max(kept, sum(map(bool, handed_out)))
+        chunks, last = await stripe(body)
+        handed_out.append(chunks)
+        return chunks, last
+
+    monkeypatch.setattr(Body, "stripe", watched)
+    await node.put("long", os.urandom(5 * STRIPE_BYTES))
+    assert len(handed_out) == 5
+    assert kept == 1  # the stripe that is put together while the next one comes
 
 
 async def test_a_short_body_of_unknown_length_shares_a_group(node: NodeUnderTest) -> None:

@@ -186,7 +186,7 @@ def _ports(loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[tuple[asyn
 def test_both_ways_answer_alike(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with _ports(loop) as (runner, short, plain):
 
-        @settings(max_examples=80)
+        @settings(max_examples=250)
         @given(_packets())
         def alike(packets: list[bytes]) -> None:
             one = runner.run(_answers(short, packets))

@@ -203,7 +203,11 @@ class FaultyDisk(Disk):
     @staticmethod
     def _short_write(args: tuple[Any, ...], size_bytes: int) -> int:
         fd, buffers, offset = args
-        return os.pwrite(fd, b"".join(buffers)[:size_bytes], offset)
+        torn = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)  # one of O_DIRECT takes whole blocks alone
+        try:
+            return os.pwrite(torn, b"".join(buffers)[:size_bytes], offset)
+        finally:
+            os.close(torn)
 
     @staticmethod
     def _how_to_undo(name: str, args: tuple[Any, ...]) -> Callable[[], None] | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from copypool.protocol import stripes
+from copypool.protocol.errors import NoSpace
 from copypool_node.disk import DIRECT_ALIGN_BYTES, Disk
 from copypool_node.format import Corrupt
 from copypool_node.intake import FEED_BYTES, Intake
 from copypool_node.scanner import Event, RecordSeen, Scanner
 from kit.extent_images import Image, image_of
+from kit.faulty_disk import FaultyDisk
 
 EXTENT = 77
 MIB = 1024 * 1024
@@ -112,6 +117,26 @@ def test_what_was_good_before_the_damage_is_told() -> None:
 
 
 # -- past the page cache --------------------------------------------------------------------------
+@contextmanager
+def direct_file(disk: Disk, folder: Path) -> Iterator[tuple[int, int]]:
+    """A new file, open twice: as usual, and past the page cache."""
+    fd = disk.create(str(folder / "file"))
+    direct_fd = disk.open_direct(str(folder / "file"), writable=True)
+    assert direct_fd is not None, "this file system has no O_DIRECT"
+    try:
+        yield fd, direct_fd
+    finally:
+        disk.close(fd)
+        disk.close(direct_fd)
+
+
+def in_place(data: memoryview, offset: int) -> memoryview:
+    """What of it belongs to `offset` and behind, in memory where a direct write wants it."""
+    place = Intake(Scanner(EXTENT)).room(len(data))[offset : len(data)]
+    place[:] = data[offset:]
+    return place
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_direct_write_of_any_place_and_length(tmp_path: Path, refused: bool) -> None:
     disk, dice = Disk(), random.Random(5)
@@ -130,3 +155,41 @@ def test_a_direct_write_of_any_place_and_length(tmp_path: Path, refused: bool) -
     assert (tmp_path / "file").read_bytes() == expected
     disk.close(fd)
     disk.close(direct_fd)
+
+
+@pytest.mark.parametrize("taken", [1, 4096, 5000, 12_288, 59_999])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_direct_write_that_is_cut_short_goes_on_where_it_stands(tmp_path: Path, nth: int, taken: int) -> None:
+    disk = FaultyDisk()
+    with direct_file(disk, tmp_path) as (fd, direct_fd):
+        data = memoryview(os.urandom(60_000))
+        disk.write(fd, 0, [data[:100]])
+        disk.shorten(nth, taken)  # the end of the block that is begun, or the whole ones behind it
+        disk.write_direct(fd, direct_fd, 100, in_place(data, 100))
+        assert (tmp_path / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+def test_what_the_file_system_refuses_past_the_page_cache_goes_through_it(tmp_path: Path, nth: int) -> None:
+    disk = FaultyDisk()
+    with direct_file(disk, tmp_path) as (fd, direct_fd):
+        data = memoryview(os.urandom(60_000))
+        disk.write(fd, 0, [data[:100]])
+        disk.shorten(2, 8192)
+        disk.fail("write", nth, errno.EINVAL)
+        disk.write_direct(fd, direct_fd, 100, in_place(data, 100))
+        assert (tmp_path / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_a_disk_that_is_full_in_the_middle_of_a_direct_write_says_so(tmp_path: Path, nth: int) -> None:
+    disk = FaultyDisk()
+    with direct_file(disk, tmp_path) as (fd, direct_fd):
+        data = memoryview(os.urandom(60_000))
+        disk.write(fd, 0, [data[:100]])
+        disk.shorten(2, 8192)
+        disk.fail("write", nth, errno.ENOSPC)
+        with pytest.raises(NoSpace):
+            disk.write_direct(fd, direct_fd, 100, in_place(data, 100))
+        found = (tmp_path / "file").read_bytes()
+        assert found == data[: len(found)]
