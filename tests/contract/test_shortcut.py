@@ -206,8 +206,10 @@ async def answers_at_once_wait_for_a_slow_reader_too() -> None:
         assert await caller.answer() == ("short", LARGE)
 
 
-async def who_sends_on_and_on_is_held_back_on_the_long_way() -> None:
-    async with serving() as port, calling(port) as caller:
+async def who_sends_on_and_on_is_held_back_on_the_long_way(
+    server: ssl.SSLContext | None = None, client: ssl.SSLContext | None = None
+) -> None:
+    async with serving(tls=server) as port, calling(port, client) as caller:
         port.gate.clear()
         port.long_gate.clear()
         caller.send("/short-not")
@@ -382,11 +384,14 @@ LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio"
 
 
 @LOOPS
-def test_both_ways_over_tls(run: Callable[[Awaitable[None]], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("story", [both_ways_on_one_connection, who_sends_on_and_on_is_held_back_on_the_long_way])
+def test_both_ways_over_tls(
+    story: Callable[..., Awaitable[None]], run: Callable[[Awaitable[None]], None], tmp_path: Path
+) -> None:
     made = Authority(tmp_path).issue("server")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(made.certificate, made.key)
-    run(both_ways_on_one_connection(server, ssl.create_default_context(cafile=made.authority)))
+    run(story(server, ssl.create_default_context(cafile=made.authority)))
 
 
 @LOOPS
