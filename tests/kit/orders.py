@@ -81,7 +81,7 @@ def _observe(required: Sequence[Action], node: _Node) -> tuple[_Node, list[int],
     limit = NEVER
     candidates: list[int] = []
     at = first
-    while at < len(required) and required[at].invoked < limit:
+    while at < len(required) and required[at].invoked <= limit:  # equal: a position is before the event of its number
         if not placed >> (at - first) & 1:
             action = required[at]
             if not action.writes and _fits(action, node.digest, node.version):

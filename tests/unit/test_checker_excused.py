@@ -269,6 +269,18 @@ def test_a_read_through_two_absences_may_have_missed_either_version() -> None:
     assert loss.verdict().ok, str(loss.verdict())
 
 
+def test_an_absence_without_length_ends_before_the_event_of_its_number() -> None:
+    history = History()
+    put = history.invoke(0, Kind.PUT, F, digest="only")
+    history.complete(put, Outcome.UNKNOWN)
+    read = history.invoke(1, Kind.GET, F)
+    delete = history.invoke(0, Kind.DELETE, F)
+    away = history.position
+    history.complete(delete, Outcome.OK, version=2)
+    history.complete(read, Outcome.FAILED, error="unavailable")
+    assert check(history.operations(), excused=[Excused(F, 1, "only", away, away)]).ok
+
+
 def test_unavailable_after_it_was_deleted(loss: Loss) -> None:
     loss.away(f=(F, "only", 3))
     loss.delete(F)
