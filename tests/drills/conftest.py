@@ -19,10 +19,10 @@ TABLE = Path(__file__).with_name("availability.md")
 README = Path(__file__).parents[2] / "README.md"
 ABOUT = """\
 What clients felt from the injection of a fault until every live byte was where policy wants it again, as `make drills`
-took it: eight clients, three etcd members, two coordinators, four nodes in two zones, each a container, TLS on
-all links. Reads are gets, stats and listings. "Unknown" writes were not answered; the checker explains the whole
-history with each of them either applied or not. A stall is the longest time that one client waited for an answer, over as many calls as
-that took. The time to full protection contains the fault's own length."""
+took it: eight clients, three etcd members, two coordinators, four nodes in two zones, each a container, TLS on all
+links. Reads are gets, stats and listings. "Unknown" writes were not answered; the checker explains the whole
+history with each of them either applied or not. A stall is the longest time that one client waited for an answer,
+over as many calls as that took. The time to full protection contains the fault's own length."""
 
 _rows = pytest.StashKey[list[Row]]()
 _lines = pytest.StashKey[list[str]]()
