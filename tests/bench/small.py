@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from http.client import HTTPConnection
-from itertools import islice
+from itertools import count, islice
 
 from bench import nginx, seaweed
 from bench.copypool_side import ACK_COPY, NAMESPACE, CopypoolSide, one_copy, two_copies
@@ -24,6 +24,7 @@ from copypool.protocol.api import LOOKUP_MAX, LookupReply, LookupRequest
 
 SMALL_BYTES = 4096
 GET_FILES = 2000
+COLD_FILES = 40_000  #: with as many different bodies: 2.5 times as much as a coordinator keeps
 MIB = 1024 * 1024
 
 
@@ -70,10 +71,11 @@ async def _many(side: CopypoolSide, namespace: str, files: int) -> Round:
 
 
 def _bodies() -> Iterator[bytes]:
+    """Random ones, no two alike."""
     pool = os.urandom(MIB + SMALL_BYTES)
-    while True:
-        for start in range(0, MIB, 499):
-            yield pool[start : start + SMALL_BYTES]
+    for number in count():
+        start = number * 499 % MIB
+        yield number.to_bytes(8) + pool[start : start + SMALL_BYTES - 8]
 
 
 # -- reading ----------------------------------------------------------------------------------
@@ -81,6 +83,19 @@ def _get(ground: Ground) -> Round:
     """GETs by name through the coordinator, by a plain HTTP client."""
     side = ground.use(one_copy)
     return _wrk_get(ground, side.coordinator, "names", side.pids, f"Authorization: Bearer {side.token}")
+
+
+def _get_cold(ground: Ground) -> Round:
+    """The same of so many files that most are not in the coordinator's memory."""
+    side = ground.use(one_copy)
+    return _wrk_get(ground, side.coordinator, "cold", side.pids, f"Authorization: Bearer {side.token}")
+
+
+def _get_cold_from_filer(ground: Ground) -> Round:
+    peer = ground.use(seaweed.seaweed)
+    names = [f"cold/{number}" for number in range(COLD_FILES)]
+    ground.once("cold files on the filer", partial(_upload, ground, peer.filer, names, "cold-filer"))
+    return _wrk_get(ground, peer.filer, "cold-filer", peer.pids)
 
 
 def _get_from_node(ground: Ground) -> Round:
@@ -115,6 +130,18 @@ def _wrk_get(ground: Ground, url: str, requests: str, pids: dict[str, int], *hea
 
 def _store_for_get(ground: Ground) -> None:
     ground.once("files for GET", lambda: awaited(_store(ground)))
+
+
+def _store_cold(ground: Ground) -> None:
+    ground.once("cold files", lambda: awaited(_store_many(ground)))
+
+
+async def _store_many(ground: Ground) -> None:
+    side = ground.use(one_copy)
+    paths = [f"cold/{number}" for number in range(COLD_FILES)]
+    async with await side.client() as client:
+        await client.put_many(NAMESPACE, zip(paths, _bodies(), strict=False))
+    (ground.folder / "cold").write_text("".join(f"/v1/files/{NAMESPACE}/{path}\n" for path in paths))
 
 
 async def _store(ground: Ground) -> None:
@@ -200,9 +227,19 @@ CASES = (
         "4 KiB GET by name, 64 connections",
         ((OWN, _get), (FILER, _get_from_filer)),
         (at_least(2.0, than=FILER),),
-        "one request of a plain HTTP client to coordinator or filer; Copypool checks blocks before they leave the node",
+        f"one request of a plain client to coordinator or filer, of {GET_FILES:,} files: both hold them in memory, "
+        "each name is looked up in etcd",
         ground="one copy",
         prepare=_store_for_get,
+    ),
+    Contest(
+        "get-cold",
+        f"4 KiB GET by name of {COLD_FILES:,} files, 64 connections",
+        ((OWN, _get_cold), (FILER, _get_cold_from_filer)),
+        (at_least(2.0, than=FILER),),
+        "2.5 times what a coordinator keeps of content (`limits.kept_bytes`): most go on to the node",
+        ground="one copy",
+        prepare=_store_cold,
     ),
     Contest(
         "get-node",
