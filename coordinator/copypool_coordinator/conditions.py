@@ -1,10 +1,14 @@
-"""What conditional and range headers of a plain GET ask for, after RFC 9110. Pure."""
+"""What conditional headers of a plain GET ask for, after RFC 9110. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from copypool.protocol import conditions
+
+def is_other(headers: Mapping[str, str], etag: str) -> bool:
+    """Whether `If-Match` names other versions alone, so that this one must not be answered with (412)."""
+    text = headers.get("If-Match")
+    return text is not None and text.strip() != "*" and etag not in [part.strip() for part in text.split(",")]
 
 
 def not_modified(headers: Mapping[str, str], etag: str) -> bool:
@@ -13,14 +17,3 @@ def not_modified(headers: Mapping[str, str], etag: str) -> bool:
     if text is None:
         return False
     return text.strip() == "*" or etag in [part.strip().removeprefix("W/") for part in text.split(",")]
-
-
-def byte_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> tuple[int, int] | None:
-    """The bytes [start, stop) that are asked for; None: the whole file, as for a range of another version.
-
-    Raises as `conditions.byte_range` of the protocol does.
-    """
-    text = headers.get("Range")
-    if text is None or headers.get("If-Range", etag).strip() != etag:
-        return None
-    return conditions.byte_range(text, size_bytes)

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from copypool.protocol.errors import CopypoolError, Invalid, Overloaded, TooLarge, Unavailable, to_body
 from copypool.protocol.routes import JSON, MSGPACK, decode_body, encode_body
+from copypool.serving.heads import Asks
 
 T = TypeVar("T")
 
 #: A body must have arrived in this time.
 BODY_S = 10.0
-
-
-class Asks(Protocol):
-    """A request as far as its answer depends on it: aiohttp's, or `serving.heads.Asked`."""
-
-    @property
-    def method(self) -> str:
-        """GET, PUT, ..."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By their usual names."""
 
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -25,7 +25,7 @@ from aiohttp import web
 
 from copypool.protocol.api import PART_MAX_BYTES, SMALL_MAX_BYTES, WRITE_ID_BYTES, Receipt
 from copypool.protocol.capability import REDIRECT_LIFE_MS
-from copypool.protocol.conditions import etag_of, write_condition
+from copypool.protocol.conditions import byte_range, etag_of, write_condition
 from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import (
     CopypoolError,
@@ -33,6 +33,7 @@ from copypool.protocol.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PreconditionFailed,
     RangeNotSatisfiable,
     RetryLater,
     TooLarge,
@@ -55,12 +56,12 @@ from copypool.protocol.routes import (
 )
 from copypool.protocol.tokens import Principal, Role
 from copypool.protocol.versions import time_ms_of
-from copypool.serving.heads import Asked, Told
+from copypool.serving.heads import Asked, Asks, Told
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
-from copypool_coordinator.conditions import byte_range, not_modified
-from copypool_coordinator.exchange import Asks, answer, refuse
+from copypool_coordinator.conditions import is_other, not_modified
+from copypool_coordinator.exchange import answer, refuse
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
@@ -148,6 +149,8 @@ class FilesHttp:
         etag = etag_of(row.version)
         headers = _about(row)
         asked = request.headers
+        if is_other(asked, etag):
+            raise PreconditionFailed(f"{located.path!r}: the current version is {row.version}", version=row.version)
         if "If-None-Match" in asked and not_modified(asked, etag):
             return web.Response(status=304, headers=headers)
         headers |= _content(row)

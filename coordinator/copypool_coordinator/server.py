@@ -20,10 +20,10 @@ from aiohttp import web
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
 from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
-from copypool.serving.heads import Asked, Told
+from copypool.serving.heads import Asked, Asks, Told
 from copypool.serving.shortcut import Answering
 from copypool.telemetry import tracing
-from copypool_coordinator.exchange import Asks, refuse
+from copypool_coordinator.exchange import refuse
 from copypool_coordinator.files_http import PREFIX, FilesHttp
 from copypool_coordinator.metrics import Metrics
 

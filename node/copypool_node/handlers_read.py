@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from copypool.protocol.capability import ReadCapability
+from copypool.protocol.conditions import byte_range, etag_of
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
 from copypool.protocol.internal import RecordInfo
 from copypool.protocol.routes import MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
-from copypool.serving.heads import Asked, Told
+from copypool.serving.heads import Asked, Asks, Told
 from copypool_node import requests
 from copypool_node.format import decode_record_header
 from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
@@ -39,7 +40,7 @@ class ReadHandlers:
     async def get_segment(self, request: BaseRequest, rest: str, query: str) -> StreamResponse:
         """GET or HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>."""
         extent, offset, length, capability = self._segment(request, rest, query)
-        wanted = requests.byte_range(request, length)
+        wanted = byte_range(request.headers, etag_of(capability.version), length)
         start, stop = wanted if wanted is not None else (0, length)
         sources = await self._reader.sources(extent, offset, length)
         headers = _about(capability)
@@ -93,7 +94,7 @@ class ReadHandlers:
         kind = STRIPES if capability.raw else OCTETS
         return Told(200, {**_about(capability), "Content-Type": kind}, body)
 
-    def _segment(self, request: requests.Asks, rest: str, query: str) -> tuple[int, int, int, ReadCapability]:
+    def _segment(self, request: Asks, rest: str, query: str) -> tuple[int, int, int, ReadCapability]:
         """Extent, offset and length of what is asked for, and the right to read it."""
         pieces = rest.split("/")
         if len(pieces) != 3:
@@ -131,7 +132,7 @@ class ReadHandlers:
             return reply(request, info)
         raise failure if failure is not None else NotFound("no such record")
 
-    def _open(self, request: requests.Asks, query: str, extent: int, offset: int) -> ReadCapability:
+    def _open(self, request: Asks, query: str, extent: int, offset: int) -> ReadCapability:
         capability = self._door.open(requests.capability_text(request, query))
         if not isinstance(capability, ReadCapability):
             raise Forbidden("this capability does not allow reading")
@@ -142,7 +143,10 @@ class ReadHandlers:
 
 
 def _about(capability: ReadCapability) -> dict[str, str]:
-    return {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
+    headers = {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
+    if not capability.raw:  # for clients that know no more of a file than plain HTTP tells
+        headers["ETag"] = etag_of(capability.version)
+    return headers
 
 
 async def _send(

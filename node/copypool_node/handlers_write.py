@@ -39,7 +39,7 @@ from copypool.protocol.framing import decode_batch
 from copypool.protocol.names import METADATA_MAX_BYTES, PATH_MAX_BYTES, check_metadata, check_name, check_path
 from copypool.protocol.routes import NAMESPACE_QUERY, decode_body, decode_path
 from copypool.protocol.versions import VERSION_MAX
-from copypool.serving.heads import Asked, Told
+from copypool.serving.heads import Asked, Asks, Told
 from copypool_node import requests
 from copypool_node.body import Body
 from copypool_node.group import PendingRecord
@@ -95,7 +95,7 @@ class WriteHandlers:
         receipt = await self._store(record, asked.body, requests.stated_digest(asked), capability, volume)
         return self._receipt(asked, receipt, name)
 
-    def _file_record(self, request: requests.Asks, rest: str, query: str) -> tuple[PendingRecord, str]:
+    def _file_record(self, request: Asks, rest: str, query: str) -> tuple[PendingRecord, str]:
         """The record that a PUT asks for, without its payload, and the namespace's name for its receipt."""
         namespace, _, raw_path = rest.partition("/")
         record = PendingRecord(
@@ -169,7 +169,7 @@ class WriteHandlers:
             raise DigestRefused("the bytes received do not have the stated digest: nothing was stored")
         return await self._lane_of(volume, capability.class_id).submit(record)
 
-    def _receipt(self, request: requests.Asks, receipt: Receipt, name: str) -> Told:
+    def _receipt(self, request: Asks, receipt: Receipt, name: str) -> Told:
         self._metrics.put_bytes += receipt.size
         if name:
             receipt.namespace = name

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
 from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp.web import Response
 
-from copypool.protocol import conditions, errors
+from copypool.protocol import errors
 from copypool.protocol.api import WRITE_ID_BYTES
 from copypool.protocol.capability import Capability, NodeKeys, open_capability
 from copypool.protocol.conditions import write_condition
@@ -28,21 +26,13 @@ from copypool.protocol.routes import (
     WRITE_ID_QUERY,
     decode_metadata,
 )
-from copypool.serving.heads import Told
+from copypool.serving.heads import Asks, Told
 from copypool_node.session import Session
 
 CAPABILITIES_KEPT = 4096
 _QUERY_FIELDS_MAX = 16
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
-
-
-class Asks(Protocol):
-    """A request as far as its answer depends on it: aiohttp's, or `serving.heads.Asked`."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By their usual names."""
 
 
 class CapabilityDoor:
@@ -142,12 +132,6 @@ def if_absent(request: Asks) -> bool:
 def if_version(request: Asks) -> int:
     """The version that a write wants to replace or delete (`If-Match`); see `conditions`."""
     return write_condition(request.headers).if_version
-
-
-def byte_range(request: Asks, length: int) -> tuple[int, int] | None:
-    """[start, stop) of the Range header within `length` payload bytes; None: no range, or one that is ignored."""
-    text = request.headers.get("Range")
-    return None if text is None else conditions.byte_range(text, length)
 
 
 def reply(request: Asks, value: object, status: int = 200) -> Response:

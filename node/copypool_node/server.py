@@ -16,7 +16,7 @@ from aiohttp import web
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, NotFound, Unavailable
 from copypool.protocol.routes import TRACE
 from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
-from copypool.serving.heads import Asked, Told
+from copypool.serving.heads import Asked, Asks, Told
 from copypool.serving.shortcut import Answering
 from copypool.telemetry import certificates, process, tracing
 from copypool.telemetry.metrics import TEXT_FORMAT, render
@@ -26,7 +26,7 @@ from copypool_node.handlers_read import ReadHandlers
 from copypool_node.handlers_twin import TwinHandlers
 from copypool_node.handlers_write import WriteHandlers
 from copypool_node.reader import Reader
-from copypool_node.requests import Asks, CapabilityDoor, error_reply
+from copypool_node.requests import CapabilityDoor, error_reply
 
 if TYPE_CHECKING:
     from copypool_node.node import Node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import aiohttp
 import msgspec
@@ -137,6 +138,29 @@ async def test_a_range_outside_of_the_file_is_refused(cluster: RealCluster, clie
             assert response.status == 416
         async with session.get(url, headers={**admin, "Range": "bytes=8-"}) as response:
             assert (response.status, await response.read()) == (206, b"89")
+
+
+async def test_a_download_that_is_resumed_never_joins_two_versions(cluster: RealCluster, client: Client) -> None:
+    """Long files come from a node by a redirect, which the client follows with the headers that it had."""
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    url = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/resumed"
+    one, two = os.urandom(3_000_000), os.urandom(3_000_000)
+    await client.put(NAMESPACE, "bad/resumed", one)
+    async with aiohttp.ClientSession(headers=admin) as session:
+        async with session.get(url) as response:
+            assert (len(response.history), await response.read()) == (1, one)
+            etag = response.headers["ETag"]
+        resumed = {"Range": "bytes=1000000-", "If-Range": etag}
+        async with session.get(url, headers=resumed) as response:
+            assert (response.status, await response.read()) == (206, one[1_000_000:])
+        await client.put(NAMESPACE, "bad/resumed", two)
+        async with session.get(url, headers=resumed) as response:
+            assert (response.status, await response.read()) == (200, two)
+            newer = response.headers["ETag"]
+        async with session.get(url, headers={"If-Match": etag}) as response:
+            assert (response.status, (await response.json())["code"]) == (412, "precondition_failed")
+        async with session.get(url, headers={"If-Match": f'"1", {newer}'}) as response:
+            assert (response.status, await response.read()) == (200, two)
 
 
 async def test_an_unknown_namespace_is_not_found(client: Client) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from copypool.protocol.conditions import etag_of
+from copypool.protocol.conditions import byte_range, etag_of
 from copypool.protocol.errors import Invalid, RangeNotSatisfiable
-from copypool_coordinator.conditions import byte_range, not_modified
+from copypool_coordinator.conditions import is_other, not_modified
 
 ETAG = etag_of(7)
 
@@ -61,3 +61,19 @@ def test_a_range_of_another_version_is_the_whole_file() -> None:
 def test_if_none_match(text: str, same: bool) -> None:
     assert not_modified({"If-None-Match": text}, ETAG) is same
     assert not not_modified({}, ETAG)
+
+
+@pytest.mark.parametrize(
+    ("headers", "other"),
+    [
+        ({}, False),
+        ({"If-Match": ETAG}, False),
+        ({"If-Match": "*"}, False),
+        ({"If-Match": f'"1", {ETAG}'}, False),
+        ({"If-Match": '"8"'}, True),
+        ({"If-Match": f"W/{ETAG}"}, True),
+        ({"If-Match": ""}, True),
+    ],
+)
+def test_a_get_may_ask_for_one_version_alone(headers: dict[str, str], other: bool) -> None:
+    assert is_other(headers, ETAG) == other

@@ -9,6 +9,7 @@ condition that is silently left out is a lost update.
 
     Range: bytes=A-B, A-, -N    these bytes; outside of the file is 416, malformed 400 (14.2 allows to reject it)
     several ranges, other units are ignored: the whole file is a right answer to both
+    If-Range: "<version>"       only of this version, else the whole file; a redirected client says it again to the node
 """
 
 from __future__ import annotations
@@ -61,14 +62,20 @@ def _version_of(text: str) -> int:
     return int(tag[1])
 
 
-def byte_range(text: str, size_bytes: int) -> tuple[int, int] | None:
-    """The bytes [start, stop) that a `Range` header asks for; None: the whole file.
+def byte_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> tuple[int, int] | None:
+    """The bytes [start, stop) that are asked for; None: the whole file, as for a range of another version.
 
     Raises:
-        RangeNotSatisfiable: it lies outside of the file.
+        RangeNotSatisfiable: they lie outside of the file.
         Invalid: it is no range.
     """
-    text = text.strip()
+    text = headers.get("Range")
+    if text is None or headers.get("If-Range", etag).strip() != etag:
+        return None
+    return _range_of(text.strip(), size_bytes)
+
+
+def _range_of(text: str, size_bytes: int) -> tuple[int, int] | None:
     unit, separator, _ = text.partition("=")
     if separator and unit.lower() != "bytes":
         return None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.web import Response
@@ -43,6 +43,18 @@ _IGNORED = frozenset(
     b"tracestate user-agent via x-forwarded-for x-forwarded-host x-forwarded-proto x-real-ip x-request-id".split()
 )
 _LENGTH_DIGITS_MAX = 8
+
+
+class Asks(Protocol):
+    """A request as far as its answer depends on it: aiohttp's, or `Asked`."""
+
+    @property
+    def method(self) -> str:
+        """GET, PUT, ..."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By their usual names."""
 
 
 class Asked(NamedTuple):
