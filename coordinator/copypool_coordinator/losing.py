@@ -299,7 +299,7 @@ def rate(view: ClusterView, pools: Collection[int], repairs: Sequence[Repaired])
         return float(budget), f"{named}; past repairs were faster"
     if budget:
         return float(budget), f"{named}; nothing was rebuilt lately that could be measured"
-    return None, "not known: nothing was rebuilt lately, and no pool that would be filled has a budget"
+    return None, "rate not known: nothing was rebuilt lately, and no pool that would be filled has a budget"
 
 
 def forecast(

@@ -29,7 +29,7 @@ MISMATCHES = Family(
 KEPT_READS = Family(
     "copypool_coordinator_kept_reads_total", "counter", "Small files answered with content that memory still held."
 )
-KEPT_BYTES = Family("copypool_coordinator_kept_bytes", "gauge", "Memory that such content takes.")
+KEPT_BYTES = Family("copypool_coordinator_kept_bytes", "gauge", "Memory that the content of small files takes.")
 STEPS = Family(
     "copypool_coordinator_steps_total",
     "counter",

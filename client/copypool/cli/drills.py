@@ -189,7 +189,9 @@ def _passed(silent: list[str]) -> str:
 
 def _sums(report: LossReport) -> list[str]:
     found, counts = report.forecast, report.counts
-    pace = f"{readable_bytes(int(found.bytes_per_s))}/s" if found.bytes_per_s else "at an unknown rate"
+    pace = found.rate_from or "rate not known"
+    if found.bytes_per_s:
+        pace = f"{readable_bytes(int(found.bytes_per_s))}/s: {pace}"
     took = f"in {readable_age(found.eta_s)}" if found.eta_s is not None else "in an unknown time"
     rebuilt = f"{found.rebuild_extents} locations, {readable_bytes(found.rebuild_bytes)}, {took}"
     unavailable = f"{counts.unavailable_files} files, {readable_bytes(counts.unavailable_bytes)}"
@@ -202,7 +204,7 @@ def _sums(report: LossReport) -> list[str]:
         f"lost for good    {counts.lost_files} files, {readable_bytes(counts.lost_bytes)}, if it never came back",
         f"doubtful         {doubtful}; {_sum(found.doubtful_extents, found.doubtful_bytes)}",
         f"under-protected  {_sum(found.under_protected_extents, found.under_protected_bytes)}",
-        f"rebuilt          {rebuilt} ({pace}: {found.rate_from})",
+        f"rebuilt          {rebuilt} ({pace})",
         f"                 of them too close to another copy: {found.crowded_extents}",
         f"not rebuilt      {_sum(found.blocked_extents, found.blocked_bytes)}",
     ]

@@ -73,7 +73,7 @@ class Shortcuts:
 
 
 class ShortcutConnection(asyncio.Protocol):
-    """One of them."""
+    """A connection until it ends, or goes to aiohttp for good."""
 
     __slots__ = (
         "_block",
