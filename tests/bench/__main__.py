@@ -45,8 +45,10 @@ def main() -> int:
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
     if options.table:
-        storing.write_tables(storing.load())
-        return 0
+        if storing.renew_tables():
+            return 0
+        print("bench: nothing is stored that this version can read: the tables stay as they are", file=sys.stderr)
+        return 1
     wanted = set(filter(None, options.only.split(","))) or set(keys)
     if unknown := wanted - set(keys):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")

@@ -36,5 +36,17 @@ def write_tables(report: Report, quick: bool = False, results: Path = RESULTS, r
         readme.write_text(put_into(readme.read_text("utf-8"), content), "utf-8")
 
 
+def renew_tables(results: Path = RESULTS, readme: Path = README) -> bool:
+    """Write the tables from what is stored; False, and nothing is written, when no row is that can be read.
+
+    An empty table would take the place of one that was measured.
+    """
+    stored = load(results=results)
+    if not stored.rows:
+        return False
+    write_tables(stored, results=results, readme=readme)
+    return True
+
+
 def _name(quick: bool, suffix: str) -> str:
     return f"{'quick' if quick else 'latest'}.{suffix}"

@@ -152,6 +152,19 @@ def test_a_quick_run_leaves_readme_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "README.md").exists()
 
 
+@pytest.mark.parametrize("stored", [None, b'{"rows": 1}'])
+def test_a_table_is_not_made_of_nothing(tmp_path: Path, stored: bytes | None) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\nmeasured\n{END}\n")
+    if stored is not None:
+        (tmp_path / "latest.json").write_bytes(stored)
+    assert not storing.renew_tables(results=tmp_path, readme=readme)
+    assert "measured" in readme.read_text()
+    storing.save(Report([circumstances("t1")], [row(turn(OWN, 2), turn(PEER, 1))]), results=tmp_path, readme=readme)
+    assert storing.renew_tables(results=tmp_path, readme=readme)
+    assert "measured" not in readme.read_text()
+
+
 def test_readme_shows_what_is_stored() -> None:
     """`python -m bench --table` puts it there."""
     stored = storing.load()
