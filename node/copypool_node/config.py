@@ -60,6 +60,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     label_revision_s: Seconds = 10.0
     pulls_per_volume: Count = 4  #: extents that are copied to a volume at a time
     pull_bytes_s: BytesPerSecond = 0  #: bandwidth of all pulls together; 0: no limit
+    #: bandwidth of pulls into primary volumes (rebuilding, moving), so that reads go on beside them; 0: no limit
+    rebuild_bytes_s: BytesPerSecond = 96 * 1024 * 1024
     verify_bytes_s: BytesPerSecond = 64 * 1024 * 1024  #: paced reading per volume; 0: no limit
     commands_queued: Count = 10_000  #: pulls or verifies waiting, each
     scanners_kept: Count = 64  #: open extents that a pull can follow without reading them again

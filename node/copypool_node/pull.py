@@ -96,6 +96,7 @@ class Puller:
         self._turns: dict[int, asyncio.Semaphore] = {}
         self._scanners: OrderedDict[Key, Scanner] = OrderedDict()
         self._pace = Pace(limits.pull_bytes_s)
+        self._rebuild_pace = Pace(limits.rebuild_bytes_s)
 
     def keep(self, key: Key, scanner: Scanner) -> None:
         """Go on from this scanner, if it stands at the file's end, instead of reading the file."""
@@ -284,6 +285,8 @@ class Puller:
                     async for chunk, _ in response.content.iter_chunks():
                         await self._pace.take(len(chunk))
                         await holding.volume.pull_pace.take(len(chunk))
+                        if config.pool_type == "primary":
+                            await self._rebuild_pace.take(len(chunk))
                         await self._take(holding, scanner, intake, chunk)
                         self._metrics.count_pulled(config.pool, config.pool_type, len(chunk))
                         if scanner.verified_length - reported >= PULL_COMMIT_BYTES:

@@ -33,6 +33,7 @@ READING_S = 6.0  #: before and after the rebuild
 _DEADLINE_S = 150.0
 _STAYS = Tuning(grace_s=3600, session_ttl_s=15, idle_seal_s=1.0)
 _GOES = Tuning(grace_s=1, session_ttl_s=5, idle_seal_s=1.0)
+_GOES_UNPACED = Tuning(grace_s=1, session_ttl_s=5, idle_seal_s=1.0, rebuild_bytes_s=0)
 
 
 def _mib(ground: Ground) -> int:
@@ -111,7 +112,7 @@ async def _sealed(cluster: RealCluster) -> None:
 # -- rebuilding ------------------------------------------------------------------------------------
 def _rebuild(ground: Ground) -> Round:
     """A primary node is lost for good; ends when no extent lacks a location. Counted from its first byte."""
-    with real_cluster(Sizes(1, 1, 2, 1), _GOES) as cluster:
+    with real_cluster(Sizes(1, 1, 2, 1), _GOES_UNPACED) as cluster:
         return awaited(_rebuilt(cluster, _mib(ground)))
 
 
@@ -242,6 +243,7 @@ CASES = (
         f"4 KiB GET by the SDK, {READS_S}/s, during a rebuild with the default budget",
         _readers,
         (at_most(3, figure="meanwhile by idle"), at_most(0, figure="failed reads")),
-        note="reads are begun at a fixed rate, whether answers come or not; the node of their primaries is dead",
+        note="reads are begun at a fixed rate, whether answers come or not; the node of their primaries is dead; "
+        "the budget is `limits.rebuild_bytes_s` of the node that rebuilds",
     ),
 )

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from copypool.protocol.api import Receipt, SegmentRef
+from copypool.protocol.api import PoolType, Receipt, SegmentRef
 from copypool.protocol.digests import digest_of
 from copypool.protocol.errors import Fenced, Forbidden, RangeNotSatisfiable, Unavailable, from_response
 from copypool.protocol.internal import (
@@ -27,6 +27,7 @@ from copypool.protocol.internal import (
 )
 from copypool.protocol.routes import CAPABILITY
 from copypool_node import pull
+from copypool_node.pacing import Pace
 from kit.eventually import eventually
 from kit.fake_coordinator import FakeCoordinator, running
 from kit.faulty_disk import FaultyDisk
@@ -141,6 +142,32 @@ async def test_a_pull_that_comes_before_its_volume_is_ready_is_refused_and_not_f
         volume.ready_epoch = ready
         await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
         await eventually(lambda: len(reports(coordinator)) == 1, "it is pulled")
+
+
+@pytest.mark.parametrize("pool_type", ["primary", "copy"])
+async def test_what_is_rebuilt_has_a_bandwidth_of_its_own_and_copies_do_not(
+    tmp_path: Path,
+    coordinator: FakeCoordinator,
+    source: NodeUnderTest,
+    pool_type: PoolType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So much that clients are served beside a rebuild; copies must not fall behind what is written."""
+    booked: list[tuple[int, int]] = []
+
+    async def take(pace: Pace, size_bytes: int) -> None:
+        booked.append((pace.bytes_s, size_bytes))
+
+    monkeypatch.setattr(Pace, "take", take)
+    async with running_node(tmp_path, coordinator, name="n2", pool_type=pool_type) as to:
+        await eventually(lambda: 1 in to.node.session.peers, "the peers are known")
+        await source.put("a", os.urandom(50_000))
+        await to.command("pull", order(coordinator, to, [from_node(coordinator, source, to)]))
+        await eventually(lambda: len(reports(coordinator)) == 1, "it is pulled")
+        rate = to.node.config.limits.rebuild_bytes_s
+    assert rate > 0
+    paced = sum(size_bytes for bytes_s, size_bytes in booked if bytes_s == rate)
+    assert (paced >= 50_000) if pool_type == "primary" else not paced
 
 
 async def test_an_open_extent_is_followed_and_finished_when_it_is_sealed(

@@ -80,6 +80,7 @@ class Tuning(msgspec.Struct, frozen=True):
     drop_delay_s: int = 330  #: what is not needed any more stays on its disk for this long
     process_patience_s: int = 60  #: a process of which nothing can go on ends after this
     idle_seal_s: float = 30.0  #: an extent that got nothing for so long is sealed, then read back
+    rebuild_bytes_s: int = 96 * 1024 * 1024  #: bandwidth of a node's pulls into primary volumes; 0: no limit
     log_format: str = "console"  #: or `json`
     log_level: str = "info"
     trace_export: str = "off"  #: or `otlp`

@@ -141,6 +141,7 @@ def _node(layout: Layout, cluster: Cluster, process: Process) -> dict[str, Value
         "limits": {
             "heartbeat_s": cluster.tuning.session_ttl_s / HEARTBEATS_PER_SESSION,
             "idle_seal_s": cluster.tuning.idle_seal_s,
+            "rebuild_bytes_s": cluster.tuning.rebuild_bytes_s,
         },
         **_tls(layout, process),
     }
