@@ -126,6 +126,8 @@ class InternalHandlers:
         holding = self._node.holdings.find(command.extent, volume, command.generation)
         if holding is None:
             raise NotFound(f"no extent {command.extent} of generation {command.generation} on volume {volume.name}")
+        if holding.writing:
+            raise Unavailable(f"extent {command.extent} is just being opened")
         if not holding.sealed:
             done = await self._node.sealer.write_footer(holding, command.length, command.group, command.refusals)
             if not done:

@@ -66,8 +66,11 @@ class Lane:
         return self._queue.queued_bytes
 
     def extents(self) -> list[OpenExtent]:
-        """Open extents that this lane appends to or has a commit under way for."""
-        return [*self._finishing, *([self._current] if self._current is not None else [])]
+        """Open extents that this lane appends to, will append to, or has a commit under way for."""
+        spare = self._spare
+        opened = spare is not None and spare.done() and not spare.cancelled() and spare.exception() is None
+        ahead = [spare.result()] if spare is not None and opened else []
+        return [*self._finishing, *([self._current] if self._current is not None else []), *ahead]
 
     def submit(self, record: PendingRecord) -> asyncio.Future[Receipt]:
         """Queue a record; the future gets its receipt once it is durable and committed, or an error.

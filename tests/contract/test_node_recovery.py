@@ -408,6 +408,27 @@ async def test_the_seal_of_the_leader_reaches_an_idle_open_extent(tmp_path: Path
         assert again.segment.extent == 2
 
 
+async def test_the_seal_of_the_leader_reaches_an_extent_that_was_opened_ahead(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    """Else the lane goes on to a file that has its footer, and tells a client of a broken invariant."""
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("a", b"1")
+        lane = node.node.volumes[0].lanes[1]
+        lane._open_ahead()
+        assert lane._spare is not None
+        await lane._spare
+        reply = coordinator.seal(2)
+        await node.command(
+            "seal", SealCommand(1, 2, node.volume, reply.generation, reply.length, reply.group, reply.refusals)
+        )
+        await eventually(lambda: node.node.metrics.extents_sealed == 1, "the footer is written")
+        lane._current = None
+        again = await node.put("b", b"2")
+        assert again.segment is not None
+        assert again.segment.extent == 3
+
+
 async def test_an_idle_extent_is_sealed(tmp_path: Path, coordinator: FakeCoordinator) -> None:
     async with running_node(tmp_path, coordinator, limits=quick_limits(idle_seal_s=0.2)) as node:
         await node.put("small", b"1")
