@@ -126,8 +126,7 @@ class Front:
             raise
         except Exception as error:  # noqa: BLE001 - told to the client, and to the log if it is a bug
             code, response = _failed(asked, route, error)
-            assert isinstance(response.body, bytes)
-            told = Told(response.status, response.headers, response.body)
+            told = Told.of(response)
         finally:
             if code:
                 self._ended(trace, route, code, began_s)

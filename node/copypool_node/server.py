@@ -148,8 +148,7 @@ class NodeServer:
             raise
         except Exception as exc:  # noqa: BLE001 - told to the client, and to the log if it is a bug
             code, response = self._failed(asked, exc)
-            assert isinstance(response.body, bytes)
-            told = Told(response.status, response.headers, response.body)
+            told = Told.of(response)
         finally:
             if code:
                 self._ended(trace, _route(asked.method, path), code, began_s)

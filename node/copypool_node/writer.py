@@ -67,10 +67,11 @@ class Lane:
 
     def extents(self) -> list[OpenExtent]:
         """Open extents that this lane appends to, will append to, or has a commit under way for."""
+        extents = [*self._finishing, *([self._current] if self._current is not None else [])]
         spare = self._spare
-        opened = spare is not None and spare.done() and not spare.cancelled() and spare.exception() is None
-        ahead = [spare.result()] if spare is not None and opened else []
-        return [*self._finishing, *([self._current] if self._current is not None else []), *ahead]
+        if spare is not None and spare.done() and not spare.cancelled() and spare.exception() is None:
+            extents.append(spare.result())
+        return extents
 
     def submit(self, record: PendingRecord) -> asyncio.Future[Receipt]:
         """Queue a record; the future gets its receipt once it is durable and committed, or an error.

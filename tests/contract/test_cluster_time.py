@@ -42,6 +42,14 @@ async def catalog_with(stack: AsyncExitStack, endpoint: str, clock: ClusterClock
     return catalog
 
 
+async def stepped_one(stack: AsyncExitStack, endpoint: str, error_ms: int = 0) -> Stepped:
+    """A second coordinator, whose wall clock is wrong by so much from its start on."""
+    one = Stepped()
+    one.error_ms = error_ms
+    one.catalog = await catalog_with(stack, endpoint, one.clock())
+    return one
+
+
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as made:
@@ -53,9 +61,7 @@ async def test_a_coordinator_that_starts_with_a_wrong_clock_waits_for_the_leader
 ) -> None:
     guard = await world.lead()
     await world.catalog.write_clock(guard)
-    wrong = Stepped()
-    wrong.error_ms = HOUR_MS
-    wrong.catalog = await catalog_with(stack, endpoint, wrong.clock())
+    wrong = await stepped_one(stack, endpoint, HOUR_MS)
     assert not wrong.catalog.time_known
     revision = await world.catalog.write_clock(guard)
     await wrong.catalog.wait_for(lambda view: view.revision >= revision, 5.0)
@@ -70,8 +76,7 @@ async def test_writes_go_on_through_a_coordinator_whose_clock_is_stepped(
     """What a node mints by the time of one coordinator is committed by any other one."""
     guard = await world.lead()
     await world.catalog.write_clock(guard)
-    stepped = Stepped()
-    stepped.catalog = await catalog_with(stack, endpoint, stepped.clock())
+    stepped = await stepped_one(stack, endpoint)
     assert stepped.catalog.time_known, "both clocks are right"
     writer = await world.writer(await world.node("n1"))
     stepped.error_ms = step_ms
@@ -93,8 +98,7 @@ async def test_a_leader_whose_clock_is_stepped_writes_what_it_wrote_before(
 ) -> None:
     guard = await world.lead()
     await world.catalog.write_clock(guard)
-    stepped = Stepped()
-    stepped.catalog = await catalog_with(stack, endpoint, stepped.clock())
+    stepped = await stepped_one(stack, endpoint)
     stepped.error_ms = step_ms
     revision = await stepped.catalog.write_clock(guard)
     await world.catalog.wait_for(lambda view: view.revision >= revision, 5.0)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from yarl import URL
 
-from copypool.protocol.api import Receipt
+from copypool.protocol.api import Receipt, SegmentRef
 from copypool.protocol.errors import (
     DigestMismatch,
     Forbidden,
@@ -387,8 +387,8 @@ def _put(file: Path, at: int, data: bytes) -> None:
         opened.write(data)
 
 
-async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(node: NodeUnderTest) -> None:
-    """The catalog has the file, so readers find it; the node that wrote it has not heard so yet."""
+async def put_unanswered(node: NodeUnderTest) -> tuple[asyncio.Task[Receipt], asyncio.Event, SegmentRef, int]:
+    """A put whose commit has landed while its answer is held, until the event is set; and what it stored."""
     coordinator = node.coordinator
     coordinator.lose_replies["commit"] = 1
     gate = coordinator.hold("commit", after=1)
@@ -396,7 +396,13 @@ async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(no
     await eventually(lambda: coordinator.waiting["commit"] == 1, "the commit has landed and its answer is awaited")
     row = coordinator.files[1, "new"]
     assert row.segment is not None
-    read = asyncio.create_task(node.get(row.segment, row.version))
+    return write, gate, row.segment, row.version
+
+
+async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(node: NodeUnderTest) -> None:
+    """The catalog has the file, so readers find it; the node that wrote it has not heard so yet."""
+    write, gate, segment, version = await put_unanswered(node)
+    read = asyncio.create_task(node.get(segment, version))
     await eventually(lambda: node.node.metrics.in_work == 2, "the read has come")
     gate.set()
     assert (await read)[1] == b"just committed"
@@ -407,14 +413,8 @@ async def test_a_read_waits_for_the_answer_to_a_commit_for_a_while_only(
     node: NodeUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "LANDING_WAIT_S", 0.05)
-    coordinator = node.coordinator
-    coordinator.lose_replies["commit"] = 1
-    gate = coordinator.hold("commit", after=1)
-    write = asyncio.create_task(node.put("new", b"just committed"))
-    await eventually(lambda: coordinator.waiting["commit"] == 1, "the commit has landed and its answer is awaited")
-    row = coordinator.files[1, "new"]
-    assert row.segment is not None
+    write, gate, segment, version = await put_unanswered(node)
     with pytest.raises(Unavailable):
-        await node.get(row.segment, row.version)
+        await node.get(segment, version)
     gate.set()
     await write

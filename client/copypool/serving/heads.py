@@ -85,6 +85,12 @@ class Told(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
 
+    @classmethod
+    def of(cls, response: Response) -> Told:
+        """What aiohttp's answer tells; its body is here already."""
+        assert isinstance(response.body, bytes)
+        return cls(response.status, response.headers, response.body)
+
     def response(self) -> Response:
         """The same for aiohttp."""
         return Response(status=self.status, headers=self.headers, body=self.body)
