@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -89,6 +90,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     join_token_file: str  #: lets a node join
     listen_host: str = "127.0.0.1"  #: address to listen on
     listen_port: Port = 7600  #: 0: any free port
+    #: 0: none. Coordinators of one machine, run by one user, listen on it together, each besides its own listen_port:
+    #: new connections of clients are spread over those that serve. Nodes are refused there.
+    shared_port: Port = 0
     advertise_url: str = ""  #: how nodes and clients reach it; empty: made of listen_host and listen_port
     zone: str = ""  #: failure domain of this process; plain HTTP is served from the nearest location
     tls: TlsSection | None = None  #: without it the coordinator speaks plaintext
@@ -157,6 +161,21 @@ def _check(config: Config) -> None:
         tls=config.tls is not None,
         insecure_plaintext=config.insecure_plaintext,
     )
+    if config.shared_port:
+        _check_shared(config)
+
+
+def _check_shared(config: Config) -> None:
+    if config.shared_port == config.listen_port:
+        raise ConfigError(
+            "shared_port and listen_port are the same: each coordinator needs a port of its own, where nodes reach it"
+        )
+    try:
+        advertised_port = urlsplit(config.advertise_url).port
+    except ValueError as exc:
+        raise ConfigError(f"advertise_url: {exc}") from exc
+    if advertised_port == config.shared_port:
+        raise ConfigError("advertise_url names shared_port: nodes must reach this very coordinator by it")
 
 
 def advertised(config: Config, port: int) -> str:

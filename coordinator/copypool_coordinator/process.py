@@ -2,8 +2,9 @@
 
 Start: settings and secrets -> the port (health only) -> etcd, its versions checked -> the view -> first rows of an
 empty catalog -> candidacy for leader -> cluster time is known, from the leader or by leading -> requests -> this
-coordinator's own row. Stop: the leader resigns, no new connections are taken, requests under way finish within
-`shutdown_s`, counters are flushed, everything is closed. A kill at any point loses nothing: all that lasts is in etcd.
+coordinator's own row -> its part of the shared port. Stop: the shared port is left, the leader resigns, no new
+connections are taken, requests under way finish within `shutdown_s`, counters are flushed, everything is closed. A kill
+at any point loses nothing: all that lasts is in etcd.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import random
 import secrets as random_bytes
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from itertools import chain
 
@@ -88,6 +89,7 @@ class Coordinator:
             self._metrics,
             requests_max=config.limits.requests,
             peers_certified=config.tls is not None and config.tls.require_client_cert,
+            shared_port=config.shared_port,
         )
         self._listener: server.Listener | None = None
         self._catalog: Catalog | None = None
@@ -112,13 +114,13 @@ class Coordinator:
 
         Raises:
             ConfigError: something that trying again does not mend.
-            OSError: the port cannot be opened.
+            OSError: a port cannot be opened.
         """
         config = self._config
         tls = self._tls.server if self._tls is not None else None
         self._front.add(await asyncio.to_thread(dashboard.load))
         self._listener = await server.listen(
-            self._front, config.listen_host, config.listen_port, tls, config.limits.connections
+            self._front, config.listen_host, config.listen_port, tls, config.limits.connections, config.shared_port
         )
         log.info("listening at %s", self.url)
         self._lag.start()
@@ -134,7 +136,8 @@ class Coordinator:
                 if not await _done_before(stopping, opening):
                     return
                 duties = opening.result()
-                await _first_of(stopping, asyncio.create_task(self._work(duties), name="duties"))
+                working = asyncio.create_task(self._work(duties), name="duties")
+                await _first_of(stopping, working, self._listener.leave_shared)
                 log.info("stopping")
                 if self._event_streams is not None:
                     self._event_streams.close()
@@ -158,15 +161,21 @@ class Coordinator:
             group.create_task(self._serve(self._catalog), name="opening for requests")
 
     async def _serve(self, catalog: Catalog) -> None:
-        """Answer requests from the moment on at which cluster time is known: every answer to a node tells it."""
+        """Answer requests from the moment on at which cluster time is known: every answer to a node tells it.
+
+        The shared port comes last, and what is ready listens there: who listened before would get its part of the
+        connections and refuse their requests.
+        """
         while not catalog.time_known:
             try:
                 await catalog.wait_for(lambda _: catalog.time_known, _TIME_TIMEOUT_S)
             except Unavailable:
                 log.warning("not serving yet: %s", _TIMELESS)
         assert self._requests is not None, "opened before"
+        assert self._listener is not None, "opened before"
         self._front.open(*self._requests)
         await catalog.announce(self.url)
+        await self._listener.share()
         self._serving = True
         log.info("serving")
 
@@ -385,13 +394,17 @@ async def _done_before(stopping: asyncio.Task[bool], work: asyncio.Task[Duties])
             await asyncio.gather(work, return_exceptions=True)
 
 
-async def _first_of(stopping: asyncio.Task[bool], work: asyncio.Task[None]) -> None:
-    """Return when the process is to stop; raise what `work` fails with. `work` is over when it returns."""
+async def _first_of(stopping: asyncio.Task[bool], work: asyncio.Task[None], leave: Callable[[], None]) -> None:
+    """Return when the process is to stop; raise what `work` fails with. `work` is over when it returns.
+
+    `leave` is called before `work` is told to end.
+    """
     try:
         await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             work.result()
             raise RuntimeError("the coordinator's duties ended by themselves")
     finally:
+        leave()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

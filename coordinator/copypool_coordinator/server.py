@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import ssl
 import time
@@ -19,7 +20,7 @@ from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
-from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed
+from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed, port_of
 from copypool.serving.heads import Asked, Asks, Told
 from copypool.serving.shortcut import Answering
 from copypool.telemetry import tracing
@@ -47,15 +48,25 @@ class Front:
     """
 
     def __init__(
-        self, gets: dict[str, Handler], metrics: Metrics, *, requests_max: int, peers_certified: bool = False
+        self,
+        gets: dict[str, Handler],
+        metrics: Metrics,
+        *,
+        requests_max: int,
+        peers_certified: bool = False,
+        shared_port: int = 0,
     ) -> None:
-        """With `peers_certified`, whoever calls what is for nodes shows a certificate."""
+        """With `peers_certified`, whoever calls what is for nodes shows a certificate.
+
+        Nodes are refused at `shared_port` (0: there is none).
+        """
         self._posts: dict[str, Handler] = {}
         self._gets = {**gets}
         self._files: FilesHttp | None = None
         self._metrics = metrics
         self._requests_max = requests_max
         self._peers_certified = peers_certified
+        self._shared_port = shared_port
         self.in_work = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,8 +95,8 @@ class Front:
                 response = await self._admitted().handle(request, path[len(PREFIX) :])
             elif request.method == "POST" and (handler := self._posts.get(path)) is not None:
                 self._admitted()
-                if self._peers_certified and path.startswith(NODE_PREFIX):
-                    check_peer(request)
+                if path.startswith(NODE_PREFIX):
+                    self._check_node(request)
                 response = await handler(request)
             elif request.method in ("GET", "HEAD") and (handler := self._gets.get(path)) is not None:
                 response = await handler(request)
@@ -164,6 +175,15 @@ class Front:
             raise Overloaded(f"{self._requests_max} requests are in work here: try again, or another coordinator")
         return self._files
 
+    def _check_node(self, request: web.BaseRequest) -> None:
+        if self._shared_port and port_of(request) == self._shared_port:
+            raise Invalid(
+                f"port {self._shared_port} is shared by several coordinators, and a node is to be heard by each of "
+                "them: name their own addresses in the node's `coordinators`"
+            )
+        if self._peers_certified:
+            check_peer(request)
+
     def _wrong(self, path: str) -> str:
         """The metrics label of a request that nothing answers; never the caller's own text."""
         return path if path in self._posts or path in self._gets else "unknown"
@@ -192,20 +212,37 @@ def _failed(request: Asks, route: str, error: Exception) -> tuple[str, web.Respo
 
 
 class Listener:
-    """The open port. `port` is the real one also when 0 was asked for."""
+    """The open ports, whose connections count together. `port` is the real one also when 0 was asked for."""
 
-    def __init__(self, server: BoundedServer, site: asyncio.Server, port: int) -> None:
+    def __init__(self, server: BoundedServer, site: asyncio.Server, shared: asyncio.Server | None) -> None:
+        """`shared` is bound and does not listen yet."""
         self._server = server
         self._site = site
-        self.port = port
+        self._shared = shared
+        self.port = int(site.sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
         """Open ones."""
         return self._server.open_connections
 
+    async def share(self) -> None:
+        """Take part in the shared port from now on, if there is one."""
+        if self._shared is not None:
+            await self._shared.start_serving()
+
+    def leave_shared(self) -> None:
+        """Take no new connections from the shared port, for good: they go to who else listens there.
+
+        Those that are open stay. Safe to repeat. What the kernel has accepted for this process, and this process has
+        not taken yet, is reset, unless `net.ipv4.tcp_migrate_req` is on.
+        """
+        if self._shared is not None:
+            self._shared.close()
+
     async def close(self, front: Front, grace_s: float) -> None:
         """Take no new connections, let requests in work finish for `grace_s`, then cut the rest."""
+        self.leave_shared()
         self._site.close()
         self._server.pre_shutdown()
         with contextlib.suppress(TimeoutError):
@@ -213,10 +250,18 @@ class Listener:
                 await front.drained()
         await self._server.shutdown(1.0)
         await port_closed(self._site)
+        if self._shared is not None:
+            await port_closed(self._shared)
 
 
-async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None, connections_max: int) -> Listener:
-    """Open the port and serve `front` there."""
+async def listen(
+    front: Front, host: str, port: int, tls: ssl.SSLContext | None, connections_max: int, shared_port: int = 0
+) -> Listener:
+    """Open the port and serve `front` there; `shared_port` (0: none) is bound, for `Listener.share`.
+
+    Raises:
+        OSError: a port cannot be had.
+    """
     server = BoundedServer(
         front.handle,
         connections_max=connections_max,
@@ -227,5 +272,24 @@ async def listen(front: Front, host: str, port: int, tls: ssl.SSLContext | None,
         max_line_size=HEADERS_MAX_BYTES,
         max_field_size=HEADERS_MAX_BYTES,
     )
-    site = await open_port(server, host, port, tls)
-    return Listener(server, site, int(site.sockets[0].getsockname()[1]))
+    shared = await _bind_shared(server, host, shared_port, tls) if shared_port else None
+    try:
+        site = await open_port(server, host, port, tls)
+    except BaseException:
+        if shared is not None:
+            shared.close()
+        raise
+    return Listener(server, site, shared)
+
+
+async def _bind_shared(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:
+    try:
+        return await open_port(server, host, port, tls, shared=True)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        raise OSError(
+            exc.errno,
+            f"shared_port {port} at {host} is taken by a process that does not share it, or that another user runs: "
+            "end that process, or name another port",
+        ) from exc

@@ -14,7 +14,7 @@ import pytest
 
 from copypool import Client
 from copypool.dev.layout import HOST, Process
-from copypool.protocol.errors import Forbidden, Unavailable
+from copypool.protocol.errors import Forbidden, Invalid, Unavailable
 from copypool.tls import Chain, TlsFiles
 from copypool.transport import LinkFailed, Transport
 from kit.certificates import Authority
@@ -68,6 +68,22 @@ async def test_the_command_line_works_with_the_profile(cluster: RealCluster) -> 
     assert (await cluster.cli("put", "-", "default/cli", stdin=content)).code == 0
     got = await cluster.cli("cat", "default/cli")
     assert (got.code, got.out) == (0, content)
+
+
+async def test_the_shared_port_of_the_coordinators_has_tls_too(cluster: RealCluster) -> None:
+    token = cluster.layout.admin_token.read_text().strip()
+    async with await Client.connect(
+        coordinators=[cluster.plan.shared_url], token=token, ca_file=cluster.ca_file
+    ) as client:
+        await client.put(NAMESPACE, "shared", b"by the shared port")
+        assert await client.get(NAMESPACE, "shared") == b"by the shared port"
+    assert cluster.ca_file is not None
+    nobody = await asyncio.to_thread(Chain, TlsFiles(cluster.ca_file))
+    async with Transport() as plain, Transport(tls=nobody) as link:
+        with pytest.raises(LinkFailed):
+            await plain.send("GET", f"http://{HOST}:{cluster.plan.shared_port}/livez", headers={}, answer_s=2.0)
+        with pytest.raises(Invalid, match="shared by several coordinators"):
+            await link.send("POST", f"{cluster.plan.shared_url}/n/heartbeat", headers={}, data=b"", answer_s=2.0)
 
 
 async def test_strangers_are_refused_at_every_door(cluster: RealCluster, tmp_path: Path) -> None:

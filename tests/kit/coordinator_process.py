@@ -101,7 +101,7 @@ async def running_coordinator(endpoint: str, **settings: Any) -> AsyncIterator[R
     await etcd.txn([], [delete(keys.ROOT, b"/cp0")])
     await etcd.close()
     stop = asyncio.Event()
-    config = _config(endpoint, settings)
+    config = config_of(endpoint, settings)
     chain = await asyncio.to_thread(load_chain, config.tls)
     coordinator = Coordinator(config, Secrets(b"m" * 32, ADMIN, JOIN), chain)
     async with aiohttp.ClientSession(
@@ -125,7 +125,8 @@ async def running_coordinator(endpoint: str, **settings: Any) -> AsyncIterator[R
             await task
 
 
-def _config(endpoint: str, settings: dict[str, Any]) -> Config:
+def config_of(endpoint: str, settings: Mapping[str, Any]) -> Config:
+    """The settings of a coordinator of a test, on a free port; its secrets are the test's own."""
     raw = {
         "name": "c1",
         "etcd": {"endpoints": [endpoint]},

@@ -22,12 +22,23 @@ def test_every_process_has_ports_and_every_node_a_zone_of_its_own() -> None:
     sizes = Sizes(etcd=3, coordinators=2, primary_nodes=2, copy_nodes=1)
     cluster = plan(sizes, range(1000, 1000 + sizes.ports), Tuning())
     ports = [port for process in cluster.processes for port in (process.port, process.peer_port) if port]
-    assert sorted(ports) == list(range(1000, 1000 + sizes.ports))
+    assert sorted([*ports, cluster.shared_port]) == list(range(1000, 1000 + sizes.ports))
     assert [(node.name, node.zone, node.pool) for node in cluster.of("node")] == [
         ("node1", "zone1", "primary"),
         ("node2", "zone2", "primary"),
         ("node3", "zone3", "copy"),
     ]
+
+
+def test_several_coordinators_have_a_port_together_and_a_single_one_has_its_own() -> None:
+    sizes = Sizes(coordinators=1)
+    alone = plan(sizes, range(1000, 1000 + sizes.ports), Tuning())
+    assert (alone.shared_port, alone.shared_url) == (0, alone.process("coordinator1").url)
+    layout, cluster = Layout(ROOT), plan(Sizes(), range(1000, 1100), Tuning(), tls=True)
+    assert cluster.shared_url == f"https://127.0.0.1:{cluster.shared_port}"
+    for coordinator in cluster.of("coordinator"):
+        text = settings.config_of(layout, cluster, coordinator)
+        assert coordinator_config.parse(tomllib.loads(text), {}).shared_port == cluster.shared_port
 
 
 @pytest.mark.parametrize("sizes", [Sizes(etcd=2), Sizes(coordinators=0), Sizes(copy_nodes=10)])

@@ -47,6 +47,7 @@ def up(folder: Path, timeout_s: float, tls: bool | None, **given: int | None) ->
     wanted = {name: number for name, number in given.items() if number is not None}
     cluster = supervisor.up(msgspec.structs.replace(sizes, **wanted), timeout_s=timeout_s, tls=tls)
     click.echo(f"{len(cluster.processes)} processes are ready; logs in {supervisor.layout.logs}")
+    click.echo(f"HTTP clients reach every coordinator at {cluster.shared_url}")
     profile = "" if folder == Path(DEFAULT_FOLDER) else f" --profile {folder / supervisor.layout.profile_file.name}"
     click.echo("Next:")
     click.echo(f"  copypool{profile} put README.md {NAMESPACE}/README.md")
@@ -76,8 +77,10 @@ def down(folder: Path, wipe: bool, timeout_s: float) -> None:
 @click.pass_context
 def status(context: click.Context, folder: Path, as_json: bool) -> None:
     """Show every process. Exit code 3 when one is not ready."""
-    found = _supervisor(folder).status()
-    click.echo(msgspec.json.encode({"processes": found}).decode() if as_json else _table(found))
+    supervisor = _supervisor(folder)
+    found, shared_url = supervisor.status(), supervisor.load().shared_url
+    answer = {"processes": found, "shared_url": shared_url}
+    click.echo(msgspec.json.encode(answer).decode() if as_json else f"{_table(found)}\nHTTP clients: {shared_url}")
     if any(process.state != "ready" for process in found):
         context.exit(3)
 

@@ -44,8 +44,12 @@ class Sizes(msgspec.Struct, frozen=True):
 
     @property
     def ports(self) -> int:
-        """How many ports such a cluster listens on: etcd members have one for clients and one for each other."""
-        return 2 * self.etcd + self.coordinators + self.primary_nodes + self.copy_nodes
+        """How many ports such a cluster listens on: etcd members have one for clients and one for each other.
+
+        Several coordinators have one together.
+        """
+        shared = 1 if self.coordinators > 1 else 0
+        return 2 * self.etcd + self.coordinators + shared + self.primary_nodes + self.copy_nodes
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -93,6 +97,13 @@ class Cluster(msgspec.Struct, frozen=True):
     processes: list[Process]
     tuning: Tuning = Tuning()
     tls: bool = False  #: TLS on every link, certificates asked for between servers
+    shared_port: int = 0  #: where all coordinators listen, each besides its own port; 0: a single one has none
+
+    @property
+    def shared_url(self) -> str:
+        """Base URL of all coordinators together, for clients; that of a single one where there is no other."""
+        one = self.of("coordinator")[0]
+        return f"{one.scheme}://{HOST}:{self.shared_port}" if self.shared_port else one.url
 
     def of(self, kind: Kind) -> list[Process]:
         """All processes of one kind, in order of their names."""
@@ -119,7 +130,7 @@ def plan(sizes: Sizes, ports: Sequence[int], tuning: Tuning, tls: bool = False) 
     for n in range(1, sizes.primary_nodes + sizes.copy_nodes + 1):
         pool: PoolType = "primary" if n <= sizes.primary_nodes else "copy"
         processes.append(Process(f"node{n}", "node", next(free), zone=f"zone{n}", pool=pool, pool_type=pool, tls=tls))
-    return Cluster(sizes, processes, tuning, tls)
+    return Cluster(sizes, processes, tuning, tls, next(free) if sizes.coordinators > 1 else 0)
 
 
 class Layout:

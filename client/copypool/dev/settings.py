@@ -98,6 +98,7 @@ def _coordinator(layout: Layout, cluster: Cluster, process: Process) -> dict[str
         "name": process.name,
         "listen_host": HOST,
         "listen_port": process.port,
+        "shared_port": cluster.shared_port,
         "etcd": etcd,
         "allow_unsound_etcd": True,
         "master_secret_file": str(layout.master_secret),

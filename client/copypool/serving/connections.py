@@ -116,10 +116,19 @@ class BoundedServer(web.Server):
         await super().shutdown(max(0.0, stop_s - loop.time()))
 
 
-async def open_port(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def open_port(
+    server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None, *, shared: bool = False
+) -> asyncio.Server:
     """Listen and serve `server` there, over TLS if there is a context; 0 is any free port.
 
     Connections count for the bound once they have shaken hands; until then they have `HANDSHAKE_S`.
+
+    A `shared` port (SO_REUSEPORT) is bound and does not listen yet: the kernel gives each listener its part of the new
+    connections, so nobody listens before its `start_serving`.
+
+    Raises:
+        OSError: the address is not of this machine, or the port is taken; a shared one by a process that does not
+            share it, or of another user.
     """
     site = await asyncio.get_running_loop().create_server(
         server,
@@ -129,6 +138,8 @@ async def open_port(server: BoundedServer, host: str, port: int, tls: ssl.SSLCon
         ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
         backlog=_BACKLOG,
         reuse_address=True,
+        reuse_port=shared or None,
+        start_serving=not shared,
     )
     for opened in site.sockets:
         if opened.family in (socket.AF_INET, socket.AF_INET6):
@@ -141,6 +152,12 @@ async def port_closed(site: asyncio.Server) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_CLOSING_S):
             await site.wait_closed()
+
+
+def port_of(request: web.BaseRequest) -> int:
+    """The port of this process that the request came by; 0 when its connection is gone."""
+    address = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    return int(address[1]) if address else 0
 
 
 def check_peer(request: web.BaseRequest) -> None:
