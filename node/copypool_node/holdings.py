@@ -84,6 +84,15 @@ class Holdings:
             found.sort(key=lambda one: one.damaged)
         return found
 
+    def best_covering(self, extent: int, stop: int) -> Holding | None:
+        """The first of `covering`, if there is one."""
+        held = self._by_extent.get(extent)
+        if held is None:
+            return None
+        if len(held) == 1:  # the usual case: no list for it
+            return held[0] if held[0].length >= stop else None
+        return next(iter(self.covering(extent, stop)), None)
+
     async def landed(self, extent: int, within_s: float) -> None:
         """Wait until the groups that are being committed to an extent have their answer, for so long at most."""
         waits = [one.landing.wait() for one in self._by_extent.get(extent, ()) if one.landing is not None]

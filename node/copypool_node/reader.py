@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from copypool.protocol.errors import CopypoolError, DigestMismatch, Unavailable
 from copypool.protocol.stripes import (
     BLOCK_BYTES,
+    SOLE_PRELUDE_BYTES,
     StripeRange,
     block_count,
     decode_prelude,
     first_bad_block,
+    sole_block,
     split_range,
     stored_bytes,
 )
@@ -75,18 +77,12 @@ class Reader:
 
         None: ask `sources` and `small`, or `raw`, which also tell of what is wrong.
         """
-        found = self._holdings.covering(extent, offset + stored_bytes(length))
-        if not found or not 0 < length <= BLOCK_BYTES:
+        if not 0 < length <= BLOCK_BYTES:
             return None
-        (part,) = split_range(offset, length, 0, length)
-        stored = found[0].file.read_cached(offset, part.prelude_bytes + part.data_bytes)
-        if stored is None or raw:
-            return stored
-        try:
-            _check(found[0], part, memoryview(stored)[: part.prelude_bytes], memoryview(stored)[part.prelude_bytes :])
-        except DigestMismatch:
-            return None
-        return stored[part.prelude_bytes :]
+        size = SOLE_PRELUDE_BYTES + length
+        holding = self._holdings.best_covering(extent, offset + size)
+        stored = None if holding is None else holding.file.read_cached(offset, size)
+        return stored if stored is None or raw else sole_block(stored, extent, offset)
 
     async def _checked(self, sources: list[Holding], part: StripeRange) -> memoryview:
         failure: CopypoolError | None = None

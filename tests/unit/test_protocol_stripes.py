@@ -91,3 +91,19 @@ def test_garbage_is_no_prelude() -> None:
     assert stripes.decode_prelude(b"", 1, 0) is None
     assert stripes.decode_prelude(bytes(16), 1, 0) is None
     assert stripes.decode_prelude(b"STRP" + b"\xff" * 60, 1, 0) is None
+
+
+@given(
+    payload=st.binary(max_size=40) | st.integers(BLOCK_BYTES - 1, BLOCK_BYTES + 1).map(bytes),
+    place=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    cut=st.sampled_from([None, None, -1, 3, 15, 16, 20]),
+    flip=st.none() | st.integers(0, 1 << 20),
+)
+def test_a_sole_block_passes_exactly_where_its_prelude_and_block_do(
+    payload: bytes, place: tuple[int, int], cut: int | None, flip: int | None
+) -> None:
+    stored = bytearray(stripes.encode_prelude(payload, 1, 1, last=True) + payload)[:cut]
+    if flip is not None and stored:
+        stored[flip // 8 % len(stored)] ^= 1 << flip % 8
+    good = 0 < len(payload) <= BLOCK_BYTES and place == (1, 1) and cut is None and flip is None
+    assert stripes.sole_block(bytes(stored), *place) == (payload if good else None)

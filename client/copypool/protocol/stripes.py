@@ -27,7 +27,10 @@ STRIPE_MAGIC = b"STRP"
 FULL_TABLE_BYTES = 4 * BLOCKS_PER_STRIPE
 FULL_STRIDE_BYTES = STRIPE_HEADER.size + FULL_TABLE_BYTES + STRIPE_BYTES
 FLAG_LAST = 1
+#: Stripe header and table in front of a payload of one block.
+SOLE_PRELUDE_BYTES = STRIPE_HEADER.size + 4
 
+_SOLE = struct.Struct(STRIPE_HEADER.format + "I")
 _SEED = struct.Struct("<QQ")
 
 
@@ -151,3 +154,19 @@ def first_bad_block(
         if checksum(block, extent_id, part.data_offset + at) != prelude.table[part.first_block + index]:
             return at
     return None
+
+
+def sole_block(stored: bytes, extent_id: int, offset: int) -> bytes | None:
+    """The payload of a stripe that is one block, all of it as it was read at file offset `offset`; None: it is not
+    whole, or a checksum fails. The same checks as `decode_prelude` and `first_bad_block`, for a fifth of their work."""
+    if not SOLE_PRELUDE_BYTES < len(stored) <= SOLE_PRELUDE_BYTES + BLOCK_BYTES:
+        return None
+    magic, payload_bytes, _flags, crc, block_crc = _SOLE.unpack_from(stored)
+    payload = stored[SOLE_PRELUDE_BYTES:]
+    if magic != STRIPE_MAGIC or payload_bytes != len(payload):
+        return None
+    state = crc32c(stored[:12], crc32c(_SEED.pack(extent_id, offset)))
+    if crc32c(stored[STRIPE_HEADER.size : SOLE_PRELUDE_BYTES], state) != crc:
+        return None
+    start = crc32c(_SEED.pack(extent_id, offset + SOLE_PRELUDE_BYTES))
+    return payload if crc32c(payload, start) == block_crc else None
