@@ -53,6 +53,7 @@ class Round:
     effects: Effects = field(default_factory=Effects)
     guesses: bool = False  #: rows were guessed to be absent, losing proves no race
     twin_ended: Location | None = None  #: what becomes of the twin
+    replaced: int = 0  #: records that replace a file
 
     @property
     def writes(self) -> bool:
@@ -106,7 +107,7 @@ def plan_next(request: CommitRequest, facts: Facts, before: Round, answer: TxnRe
         Overloaded: too many rounds lost; it is not visible, and may be repeated as it is.
     """
     if answer.succeeded and before.writes:
-        reply = CommitReply(answer.revision, request.new_length, list(before.results))
+        reply = CommitReply(answer.revision, request.new_length, list(before.results), before.replaced)
         return Landed(reply, _kept(before), before.effects, before.twin_ended)
     known = Known(before.success if answer.succeeded else before.failure, answer)
     extent = known.row(keys.extent(request.extent), ExtentRow)
@@ -287,4 +288,5 @@ def _writes(
         draft.effects,
         guesses=known is None,
         twin_ended=twin_ended,
+        replaced=draft.replaced,
     )

@@ -18,7 +18,8 @@ CheckCapability = Callable[[CommitEntry, int], None]
 #: Exact tries that a path may lose before it has to leave for a group of its own.
 LOSSES_MAX = 2
 
-CONTENDED = EntryResult("contended", 0, "other writers of this path came first, or the group is too large")
+CONTENDED = EntryResult("contended", 0, "other writers of this path came first")
+CROWDED = EntryResult("contended", 0, "the group is too large for one transaction of etcd", crowded=True)
 GONE = EntryResult("forbidden", 0, "the namespace is gone")
 
 
@@ -129,6 +130,7 @@ class Draft:
         self.ops: list[Op] = []
         self.seen: dict[bytes, int] = {}
         self.effects = Effects()
+        self.replaced = 0  #: committed records that replace a file
         self._taken: set[bytes] = set()
         self._namespaces: set[bytes] = set()
 
@@ -149,10 +151,10 @@ class Draft:
         ):
             return GONE
         own = row_keys(entry)
-        if not self._taken.isdisjoint(own) or not self._fits(own, namespace):
+        if not self._taken.isdisjoint(own):
             return CONTENDED
-        if known is not None and not all(known.covers(key) for key in own):
-            return CONTENDED
+        if not self._fits(own, namespace) or (known is not None and not all(known.covers(key) for key in own)):
+            return CROWDED
         self.gets += [get(key) for key in own]
         if namespace.key not in self._namespaces:
             self._namespaces.add(namespace.key)
@@ -200,11 +202,13 @@ class Draft:
         if refused is not None:
             return refused, []
         ops = [put(own[0], rows.encode(new_row(entry, row, now_ms)))]
+        replaced = 0
         if row is None and keys.is_fence(entry.path):
             ops.append(put(keys.fence(entry.namespace, entry.path), b""))
         if row is not None and is_live(row):
             row.recent = None
             ops.append(put(keys.old_version(entry.namespace, entry.path, row.version), rows.encode(row)))
+            replaced = 1
         if entry.kind == "tombstone":
             ops.append(put(keys.tombstone(now_ms, entry.namespace, entry.path), b""))
         elif entry.kind == "manifest":
@@ -213,6 +217,7 @@ class Draft:
                 return EntryResult("invalid", 0, wrong), []
             ops.append(delete(own[1]))
             self.effects.finished_uploads.append((entry.namespace, entry.upload, len(entry.segments)))
+        self.replaced += replaced
         self.effects.replace(entry.namespace, row, None if entry.kind == "tombstone" else entry.size)
         return None, ops
 

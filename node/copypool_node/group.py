@@ -36,6 +36,7 @@ from copypool.telemetry.tracing import Trace
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024  #: payload of one group
 RETRIES_MAX = 3  #: times that a record is appended again with a higher version
+CALM_GROUPS = 4  #: so many groups in a row that replaced nothing, and puts are taken to create
 
 
 class PendingRecord(msgspec.Struct, eq=False):
@@ -64,24 +65,33 @@ class PendingRecord(msgspec.Struct, eq=False):
     if_version: int = 0  #: see `CommitEntry`
     size: int = 0  #: of the file: `payload`'s, but for a manifest the sum of its parts
     trace: Trace | None = None  #: of the request that brought it
+    crowded: bool = False  #: a group had no room for it
 
-    def cost(self) -> int:
-        """Upper bound of etcd operations for this record."""
+    def cost(self, *, replaces: bool) -> int:
+        """Operations of etcd for this record, if plain puts do or do not replace a file; else an upper bound."""
         if self.kind == "manifest":
             return GROUP_OPS_MAX
         if self.kind == "tombstone":
             return 3
-        return 1 if self.if_absent else 2
+        if self.kind == "part":
+            return 2
+        return 2 if self.crowded or (replaces and not self.if_absent) else 1
 
 
 class GroupQueue:
-    """Records that wait for a group, in order of arrival. Bounded by count and payload bytes."""
+    """Records that wait for a group, in order of arrival. Bounded by count and payload bytes.
+
+    A put that replaces a file costs the catalog twice as much as one that creates it, and nobody here can tell which it
+    is. Puts are taken to replace until `CALM_GROUPS` groups in a row replaced none, and again once a record found no
+    room: then half of its group went in at least, and what was left out goes with the next one.
+    """
 
     def __init__(self, records_max: int, bytes_max: int) -> None:
         self._records_max = records_max
         self._bytes_max = bytes_max
         self._waiting: deque[PendingRecord] = deque()
         self.queued_bytes = 0
+        self._calm_groups = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -107,6 +117,18 @@ class GroupQueue:
         self._waiting.extendleft(reversed(records))
         self.queued_bytes += sum(len(record.payload) for record in records)
 
+    @property
+    def puts_replace(self) -> bool:
+        """Whether plain puts are taken to replace files."""
+        return self._calm_groups < CALM_GROUPS
+
+    def learn(self, landed: Landed) -> None:
+        """Take in what a group's commit told of its puts."""
+        if landed.crowded or landed.replaced < 0:
+            self._calm_groups = 0
+        elif self.puts_replace:
+            self._calm_groups = 0 if landed.replaced else self._calm_groups + 1
+
     def take(self) -> list[PendingRecord]:
         """The records of the next group: distinct paths, bounded operations and bytes; oldest first.
 
@@ -116,12 +138,14 @@ class GroupQueue:
         taken: list[PendingRecord] = []
         skipped: list[PendingRecord] = []
         keys: set[tuple[int, str]] = set()
+        namespaces: set[int] = set()
+        replaces = self.puts_replace
         operations = size = 0
         waiting = self._waiting
         while waiting:
             record = waiting[0]
             key = (record.namespace, record.path)
-            cost = record.cost()
+            cost = record.cost(replaces=replaces) + (record.namespace not in namespaces)
             if taken and (operations + cost > GROUP_OPS_MAX or size + len(record.payload) > GROUP_BYTES_MAX):
                 break
             if key in keys or (taken and record.tries):
@@ -133,6 +157,7 @@ class GroupQueue:
                 continue
             waiting.popleft()
             keys.add(key)
+            namespaces.add(record.namespace)
             taken.append(record)
             operations += cost
             size += len(record.payload)
@@ -198,6 +223,8 @@ class Landed(msgspec.Struct, frozen=True, eq=False):
 
     verdicts: list[Verdict]  #: answer these now
     again: list[PendingRecord]  #: append these again with a higher version
+    replaced: int = -1  #: records that replaced a file; -1: not known
+    crowded: bool = False  #: some of `again` found no room
 
 
 class ExtentLog:
@@ -277,12 +304,17 @@ class ExtentLog:
         self._story.append(f"landed {group.number}, revision {reply.revision}")
         verdicts: list[Verdict] = []
         again: list[PendingRecord] = []
+        crowded = False
         for index, (record, result) in enumerate(zip(group.records, reply.results, strict=True)):
             if result.outcome == "committed":
                 verdicts.append(Verdict(record, result, group.twin))
                 continue
             verdict: Verdict | None = Verdict(record, result)
-            if result.outcome in ("stale", "contended") and record.tries < RETRIES_MAX:
+            if result.crowded and not record.crowded:
+                record.crowded = crowded = True  # it lost to nobody: it goes with others again
+                again.append(record)
+                verdict = None
+            elif result.outcome in ("stale", "contended") and record.tries < RETRIES_MAX:
                 record.tries += 1
                 again.append(record)
                 verdict = None
@@ -293,7 +325,7 @@ class ExtentLog:
             verdicts += [refused.verdict for refused in self._refused if refused.verdict is not None]
             for refused in self._refused:
                 refused.verdict = None
-        return Landed(verdicts, again)
+        return Landed(verdicts, again, reply.replaced, crowded)
 
     def _noted(self, number: int) -> list[Verdict]:
         if not self._refused:

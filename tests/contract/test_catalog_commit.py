@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from copypool.protocol.api import ANY_VERSION
 from copypool.protocol.errors import Fenced, Forbidden, Invalid
-from copypool.protocol.internal import CommitEntry, OpenExtentRequest
+from copypool.protocol.internal import GROUP_OPS_MAX, CommitEntry, OpenExtentRequest
 from copypool.protocol.versions import AHEAD_MAX_MS, BEHIND_MAX_MS, version_at
 from copypool_coordinator import keys
 from copypool_coordinator.etcd import delete
@@ -136,10 +136,22 @@ async def test_a10_ii_a_group_that_is_too_large_for_etcd_leaves_the_rest_to_the_
     writer = await world.writer(await world.node("n1"))
     paths = [f"f{n}" for n in range(120)]
     await writer.commit(*(writer.put(path) for path in paths))
-    outcomes = await writer.outcomes(*(writer.put(path) for path in paths))
+    reply = await writer.commit(*(writer.put(path) for path in paths))
+    outcomes = [result.outcome for result in reply.results]
     assert 40 <= outcomes.count("committed") <= 62
     assert set(outcomes) == {"committed", "contended"}
     assert outcomes == sorted(outcomes)  # the first ones go
+    assert [result.crowded for result in reply.results] == [outcome == "contended" for outcome in outcomes]
+    assert reply.replaced == outcomes.count("committed")
+
+
+async def test_a_group_of_new_files_may_be_twice_as_large_as_one_that_replaces(world: World) -> None:
+    """Even the last one that a node makes finds room, and a few that replace a file do no harm."""
+    writer = await world.writer(await world.node("n1"))
+    await writer.commit(writer.put("f7"), writer.put("f8"))
+    reply = await writer.commit(*(writer.put(f"f{n}") for n in range(GROUP_OPS_MAX - 1)))
+    assert {result.outcome for result in reply.results} == {"committed"}
+    assert reply.replaced == 2
 
 
 async def test_a10_iii_a_lost_race_says_which_compare_failed(world: World) -> None:

@@ -77,6 +77,11 @@ class Row:
     recent: list[tuple[bytes, int]] = field(default_factory=list)
 
 
+#: Of a transaction: what etcd takes, less what the extent itself needs; and what one record may come to.
+OPERATIONS_MAX, COSTLIEST = 126, 3
+CROWDED = EntryResult("contended", 0, "the group is too large", crowded=True)
+
+
 class FakeCoordinator:
     """Use `running()`."""
 
@@ -363,9 +368,14 @@ class FakeCoordinator:
         self._claimed(body, extent)
         keys = [(entry.namespace, entry.path) for entry in body.entries]
         assert len(set(keys)) == len(keys), "a path twice in one group"
-        results = [self._judge(entry) for entry in body.entries]
-        for entry, result in zip(body.entries, results, strict=True):
+        results, replaced, operations = [], 0, 0
+        for entry in body.entries:
+            result = self._judge(entry) if operations + COSTLIEST <= OPERATIONS_MAX else CROWDED
+            results.append(result)
             if result.outcome == "committed":
+                replaces = self._replaces(entry)
+                replaced += replaces
+                operations += 1 + replaces
                 self._apply(entry)
         noted = {(one.group, one.index) for one in body.noted}
         assert noted <= {(one.group, one.index) for one in extent.refusals}, "noted what is not refused"
@@ -377,7 +387,11 @@ class FakeCoordinator:
         if body.seal:
             self._end_twin(extent)
         extent.revision = self._bump()
-        return internal.CommitReply(extent.revision, extent.length, results)
+        return internal.CommitReply(extent.revision, extent.length, results, replaced)
+
+    def _replaces(self, entry: internal.CommitEntry) -> bool:
+        row = self.files.get((entry.namespace, entry.path))
+        return entry.kind != "part" and row is not None and not row.tombstone
 
     def _again(self, entry: internal.CommitEntry) -> EntryResult:
         result = self._judge(entry)

@@ -8,17 +8,33 @@ from hypothesis import strategies as st
 
 from copypool.protocol.errors import BrokenInvariant, Overloaded
 from copypool.protocol.internal import GROUP_OPS_MAX, CommitReply, EntryOutcome, EntryResult, RecordKind, Refusal
-from copypool_node.group import GROUP_BYTES_MAX, RETRIES_MAX, ExtentLog, Group, GroupQueue, PendingRecord
+from copypool_node.group import (
+    CALM_GROUPS,
+    GROUP_BYTES_MAX,
+    RETRIES_MAX,
+    ExtentLog,
+    Group,
+    GroupQueue,
+    Landed,
+    PendingRecord,
+)
 
 MIB = 1024 * 1024
 
 
 def record(
-    path: str, *, size: int = 1, kind: RecordKind = "file", tries: int = 0, deadline_s: float = 1e9
+    path: str,
+    *,
+    size: int = 1,
+    kind: RecordKind = "file",
+    tries: int = 0,
+    deadline_s: float = 1e9,
+    namespace: int = 1,
+    if_absent: bool = False,
 ) -> PendingRecord:
     return PendingRecord(
         kind=kind,
-        namespace=1,
+        namespace=namespace,
         path=path,
         payload=bytes(size),
         digest=b"d" * 32,
@@ -28,6 +44,7 @@ def record(
         waiter=None,
         deadline_s=deadline_s,
         tries=tries,
+        if_absent=if_absent,
         size=size,
     )
 
@@ -74,15 +91,66 @@ def test_late_records_leave_the_queue_unwritten() -> None:
     assert queue.take() == [early]
 
 
+CALM, REPLACED, UNTOLD = Landed([], [], 0), Landed([], [], 3), Landed([], [], -1)
+CROWDED = Landed([], [record("left out")], 3, crowded=True)
+
+
+def queue_after(*landed: Landed) -> GroupQueue:
+    queue = GroupQueue(1000, 100 * MIB)
+    for one in landed:
+        queue.learn(one)
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("before", "replaces"),
+    [
+        ([], True),
+        ([CALM] * (CALM_GROUPS - 1), True),
+        ([CALM] * CALM_GROUPS, False),
+        ([CALM] * (CALM_GROUPS - 1) + [REPLACED, CALM], True),
+        ([CALM] * CALM_GROUPS + [REPLACED], False),  # a few find room
+        ([CALM] * CALM_GROUPS + [CROWDED], True),
+        ([CALM] * CALM_GROUPS + [CROWDED] + [CALM] * CALM_GROUPS, False),
+        ([CALM] * CALM_GROUPS + [UNTOLD], True),
+        ([UNTOLD] * 2 * CALM_GROUPS, True),
+    ],
+)
+def test_puts_are_taken_to_create_files_once_groups_in_a_row_replaced_none(
+    before: list[Landed], *, replaces: bool
+) -> None:
+    queue = queue_after(*before)
+    assert queue.puts_replace == replaces
+    for number in range(300):
+        queue.offer(record(f"f{number}"))
+    assert len(queue.take()) == ((GROUP_OPS_MAX - 1) // 2 if replaces else GROUP_OPS_MAX - 1)
+
+
+def test_each_namespace_of_a_group_takes_its_room() -> None:
+    queue = queue_after(*[CALM] * CALM_GROUPS)
+    for number in range(300):
+        queue.offer(record(f"f{number}", namespace=number))
+    assert len(queue.take()) == GROUP_OPS_MAX // 2
+
+
+def test_a_put_that_may_not_replace_takes_little_room_even_where_others_do() -> None:
+    queue = queue_after()
+    for number in range(300):
+        queue.offer(record(f"f{number}", if_absent=True))
+    assert len(queue.take()) == GROUP_OPS_MAX - 1
+
+
 kinds = st.sampled_from(["file", "tombstone", "part", "manifest"])
 offers = st.lists(
     st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3 * MIB), kinds, st.integers(0, 1)), max_size=200
 )
 
 
-@given(offers)
-def test_groups_keep_every_bound_and_lose_nothing(asked: list[tuple[str, int, RecordKind, int]]) -> None:
+@given(offers, st.booleans())
+def test_groups_keep_every_bound_and_lose_nothing(asked: list[tuple[str, int, RecordKind, int]], calm: bool) -> None:
     queue = GroupQueue(1000, 1 << 40)
+    for _ in range(CALM_GROUPS if calm else 0):
+        queue.learn(CALM)
     blob = memoryview(bytes(3 * MIB))
     given_in = []
     for path, size, kind, tries in asked:
@@ -95,7 +163,8 @@ def test_groups_keep_every_bound_and_lose_nothing(asked: list[tuple[str, int, Re
         group = queue.take()
         assert group, "a queue that is not empty gives a group"
         assert len({one.path for one in group}) == len(group)
-        assert len(group) == 1 or sum(one.cost() for one in group) <= GROUP_OPS_MAX
+        operations = sum(one.cost(replaces=not calm) for one in group)
+        assert len(group) == 1 or operations + len({one.namespace for one in group}) <= GROUP_OPS_MAX
         assert len(group) == 1 or sum(len(one.payload) for one in group) <= GROUP_BYTES_MAX
         assert len(group) == 1 or not any(one.tries for one in group)
         taken += group
@@ -179,6 +248,23 @@ def test_a_lost_race_is_tried_again_a_bounded_number_of_times(outcome: EntryOutc
     log.wrote(group, group.offset + 100)
     assert log.landed(group, reply(log, group, outcome), seal=False).again == []
     assert log.note_wanted
+
+
+def test_a_record_that_found_no_room_goes_with_others_again_and_asks_for_more() -> None:
+    log = ExtentLog(7, 1, 50, 4096)
+    group = write(log, "a", "b")
+    crowded = EntryResult("contended", crowded=True)
+    landed = log.landed(
+        group, CommitReply(60, group.new_length, [EntryResult("committed"), crowded], replaced=1), seal=False
+    )
+    (left_out,) = landed.again
+    assert (left_out.path, left_out.tries, left_out.cost(replaces=False)) == ("b", 0, 2)
+    assert (landed.crowded, landed.replaced) == (True, 1)
+    group = log.begin([left_out])
+    assert group.noted == [Refusal(0, 1)]
+    log.wrote(group, group.offset + 100)
+    landed = log.landed(group, CommitReply(61, group.new_length, [crowded]), seal=False)
+    assert (landed.again, left_out.tries, landed.crowded) == ([left_out], 1, False), "alone now, and not for ever"
 
 
 def test_a_reply_for_another_group_is_never_taken() -> None:

@@ -280,12 +280,15 @@ class EntryResult(Internal):
     outcome: EntryOutcome
     version: int = 0
     message: str = ""
+    crowded: bool = False  #: with `contended`: nobody raced it, its group's transaction had no room left
 
 
 class CommitReply(Internal):
     revision: int  #: of `o/<extent>` now; of `e/<extent>` when it was sealed
     length: int
     results: list[EntryResult]  #: one per entry; every outcome but `committed` makes the record a refused one
+    #: How many of the group replaced a file, each of which takes one more operation of etcd. -1: not told.
+    replaced: int = -1
 
 
 class SealRequest(Internal):
