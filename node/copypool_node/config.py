@@ -43,8 +43,8 @@ class VolumeConfig(msgspec.Struct, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
     """Bounds of queues, waits and rates."""
 
-    queue_records: Count = 8192  #: records waiting for a group, per volume and class
-    #: their payload, per volume and class
+    queue_records: Count = 8192  #: records waiting for a group, per volume and class; batches may fill a second queue
+    #: their payload, for each of these queues
     queue_bytes: Annotated[int, Meta(ge=1024 * 1024, le=1024**4)] = 64 * 1024 * 1024
     commit_wait_s: Seconds = 10.0  #: a writer waits this long for its outcome
     #: an extent this long takes no further group

@@ -31,7 +31,7 @@ def page(node: Node, connections: int) -> Page:
 def fills(node: Node, connections: int) -> dict[str, float]:
     """Share of its limit that each bounded thing has taken; of many of a kind, the fullest."""
     limits = node.config.limits
-    lanes = [lane for volume in node.volumes for lane in volume.lanes.values()]
+    lanes = [lane for volume in node.volumes for lane in volume.all_lanes()]
     streams = [pool for volume in node.volumes for pool in volume.streams.values()]
     return {
         "connections": connections / limits.connections,

@@ -69,6 +69,7 @@ class WriteHandlers:
         door: CapabilityDoor,
         find_volume: Callable[[int], MountedVolume | None],
         lane_of: Callable[[MountedVolume, int], Lane],
+        lane_of_batch: Callable[[MountedVolume, int], Lane],
         streams_of: Callable[[MountedVolume, int], StreamPool],
         limits: Limits,
         metrics: Metrics,
@@ -76,6 +77,7 @@ class WriteHandlers:
         self._door = door
         self._find_volume = find_volume
         self._lane_of = lane_of
+        self._lane_of_batch = lane_of_batch
         self._streams_of = streams_of
         self._limits = limits
         self._metrics = metrics
@@ -249,7 +251,7 @@ class WriteHandlers:
         files = list(decode_batch(content))
         if sum(entry.size for entry, _ in files) > BATCH_MAX_BYTES:
             raise Invalid(f"the batch holds more than {BATCH_MAX_BYTES} payload bytes")
-        lane = self._lane_of(volume, capability.class_id)
+        lane = self._lane_of_batch(volume, capability.class_id)
         waiting: list[asyncio.Future[Receipt] | BatchResult] = []
         for entry, payload in files:
             try:

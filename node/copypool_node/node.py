@@ -221,11 +221,12 @@ class Node:
 
     async def _let_go(self, reason: str, *, finish_s: float = 0.0) -> None:
         """Stop appending: lanes and streams end, open extents are forgotten (the next bring-up seals them)."""
-        ends = [lane.stop(reason, finish_s=finish_s) for volume in self.volumes for lane in volume.lanes.values()]
+        ends = [lane.stop(reason, finish_s=finish_s) for volume in self.volumes for lane in volume.all_lanes()]
         ends += [pool.stop(reason, finish_s=finish_s) for volume in self.volumes for pool in volume.streams.values()]
         await asyncio.gather(*ends, self.twins.end_all(reason))
         for volume in self.volumes:
             volume.lanes.clear()
+            volume.side_lanes.clear()
             volume.streams.clear()
             volume.open_extents = 0
         await self.sealer.drain(DRAIN_S)
@@ -301,6 +302,20 @@ class Node:
         if lane is None:
             lane = volume.lanes[class_id] = Lane(volume, class_id, self.sealer)
         return lane
+
+    def lane_of_batch(self, volume: MountedVolume, class_id: int) -> Lane:
+        """The lane for a batch: the class's second one while a whole group waits in the first.
+
+        What it takes would wait there for a commit that has not begun; here it is committed beside it. A batch stays in
+        one lane, so of two contents that it has for one path the later one wins.
+        """
+        lane = self.lane_of(volume, class_id)
+        side = volume.side_lanes.get(class_id)
+        if not lane.has_next or not ((side is not None and side.extents()) or volume.may_open(class_id)):
+            return lane
+        if side is None:
+            side = volume.side_lanes[class_id] = Lane(volume, class_id, self.sealer)
+        return side if side.queued_records < lane.queued_records else lane
 
     def streams_of(self, volume: MountedVolume, class_id: int) -> StreamPool:
         """The extents of long bodies of a class."""

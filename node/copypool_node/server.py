@@ -53,7 +53,7 @@ class NodeServer:
         door = CapabilityDoor(node.session)
         reader = Reader(node.holdings, node.suspect)
         self._write = WriteHandlers(
-            door, node.volume_by_id, node.lane_of, node.streams_of, node.config.limits, node.metrics
+            door, node.volume_by_id, node.lane_of, node.lane_of_batch, node.streams_of, node.config.limits, node.metrics
         )
         self._read = ReadHandlers(door, reader, node.metrics)
         self._internal = InternalHandlers(node, door, reader)

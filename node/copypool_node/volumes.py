@@ -69,7 +69,8 @@ class MountedVolume:
         self.safe_mode = ""
         self._revision_noted_s = float("-inf")
         self.open_extents = 0
-        self.lanes: dict[int, Lane] = {}
+        self.lanes: dict[int, Lane] = {}  #: by class
+        self.side_lanes: dict[int, Lane] = {}  #: by class; of those whose batches fill a lane
         self.streams: dict[int, StreamPool] = {}
         self._gates: dict[int, TwinGate] = {}  #: by class; of those that want twins
         self.limits = limits
@@ -158,7 +159,7 @@ class MountedVolume:
             free_bytes=self.disk.free_bytes(),
             total_bytes=self.disk.total_bytes(),
             open_extents=self.open_extents,
-            queued_bytes=sum(lane.queued_bytes for lane in self.lanes.values()),
+            queued_bytes=sum(lane.queued_bytes for lane in self.all_lanes()),
             probe_age_ms=int(self.probe_age_s * 1000),
             read_only=bool(self.disk.readonly_reason or self.safe_mode),
             safe_mode=bool(self.safe_mode),
@@ -277,11 +278,21 @@ class MountedVolume:
         """
         gate = self._gates.get(class_id)
         refusal = "" if gate is None else gate.refusal(time.monotonic())
-        lane = self.lanes.get(class_id)
-        if refusal and not opening and lane is not None and any(one.has_twin for one in lane.extents()):
+        lanes = [lane for lane in (self.lanes.get(class_id), self.side_lanes.get(class_id)) if lane is not None]
+        if refusal and not opening and any(one.has_twin for lane in lanes for one in lane.extents()):
             return
         if refusal:
             raise Unavailable(f"{refusal}: nothing was stored; take another write lease")
+
+    def all_lanes(self) -> list[Lane]:
+        """The lanes of every class."""
+        return [*self.lanes.values(), *self.side_lanes.values()]
+
+    def may_open(self, class_id: int) -> bool:
+        """Whether nothing is known that would refuse this class one more open extent."""
+        gate = self._gates.get(class_id)
+        refusal = self.refusal() or ("" if gate is None else gate.refusal(time.monotonic()))
+        return not refusal and self.open_extents < OPEN_EXTENTS_MAX
 
     def extent_ended(self) -> None:
         """One of this volume's open extents was sealed or abandoned."""
@@ -289,7 +300,7 @@ class MountedVolume:
 
     def end_extent(self, extent: int, reason: str, sealer: Sealer) -> bool:
         """Let go of an extent that somebody else has sealed; False when nothing here appends to it."""
-        opened = [one for lane in self.lanes.values() for one in lane.extents()]
+        opened = [one for lane in self.all_lanes() for one in lane.extents()]
         opened += [one for pool in self.streams.values() for one in pool.extents()]
         for one in opened:
             if one.log.extent == extent:

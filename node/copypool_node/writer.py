@@ -1,4 +1,4 @@
-"""The lane of small bodies: one shared open extent per (volume, class), written group by group.
+"""The lane of small bodies: one shared open extent, written group by group. A class has one per volume, two under load.
 
 Nobody gets an ack before the fsync and the commit of its group (invariant 1).
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from copypool.protocol.api import Receipt
 from copypool.protocol.errors import CatalogDown, CopypoolError, Fenced, OutcomeUnknown, Overloaded, Unavailable
-from copypool.protocol.internal import EXTENT_HEADER_BYTES
+from copypool.protocol.internal import EXTENT_HEADER_BYTES, GROUP_OPS_MAX
 from copypool.telemetry import tracing
 from copypool_node.answers import answer, answer_verdict, refusal_of_group
 from copypool_node.group import GROUP_BYTES_MAX, Group, GroupQueue, PendingRecord
@@ -64,6 +64,11 @@ class Lane:
     def queued_bytes(self) -> int:
         """Payload that waits for a group."""
         return self._queue.queued_bytes
+
+    @property
+    def has_next(self) -> bool:
+        """Whether as much waits as one group takes: what joins the queue now goes with a later one."""
+        return len(self._queue) >= GROUP_OPS_MAX or self._queue.queued_bytes >= GROUP_BYTES_MAX
 
     def extents(self) -> list[OpenExtent]:
         """Open extents that this lane appends to, will append to, or has a commit under way for."""

@@ -220,9 +220,9 @@ CASES = (
         _manys(NAMESPACE),
         (at_least(5.0, than=FILER_FSYNC),),
         "`sdk` is the CPU of the client; the filer has no such request: 64 connections, one request per file",
-        "71 us of CPU a file in all processes, a fifth of the filer's: two fifths of the two cores wait, "
-        "since a batch is answered after two fsyncs in a row, the node's and etcd's; more batches in flight from "
-        "one client were not tried",
+        "groups of new files are twice as large as before, and two commits are in flight (`node/README.md`, "
+        "decisions): a quarter of the two cores still waits for the fsyncs of node and etcd; more batches in flight "
+        "from one client change nothing",
         ground="one copy",
     ),
     Contest(

@@ -29,6 +29,7 @@ from copypool.protocol.errors import (
 from copypool.protocol.internal import EntryResult, Refusal, VerifyReport
 from copypool.protocol.routes import DIGEST, METADATA, WRITE_ID, encode_metadata
 from copypool_node.format import find_seal_footer
+from copypool_node.group import CALM_GROUPS
 from copypool_node.scanner import GroupSeen, RecordSeen, Scanner
 from kit.eventually import eventually
 from kit.fake_coordinator import FakeCoordinator, running
@@ -122,6 +123,57 @@ async def test_while_a_commit_is_in_flight_the_next_group_waits_until_it_is_as_l
     gate.set()
     await asyncio.gather(first, *writes)
     assert [len(commit.entries) for commit in node.coordinator.requests["commit"]] == [3, 3]
+
+
+async def test_a_batch_that_replaces_files_is_stored_in_a_few_groups(node: NodeUnderTest) -> None:
+    """Puts were taken to create files: the group that is too large goes on in the next ones, not one by one."""
+    for number in range(CALM_GROUPS):
+        await node.put(f"calm/{number}", b"0")
+    for content in (b"first", b"second"):
+        before = len(node.coordinator.requests["commit"])
+        reply = await node.batch([entry(f"f{number}", content) for number in range(238)])
+        assert all(result.receipt is not None for result in reply.results)
+        assert len(node.coordinator.requests["commit"]) - before <= {b"first": 3, b"second": 7}[content]
+    assert {row.digest for (_, path), row in node.coordinator.files.items() if path.startswith("f")} == {
+        digest_of(b"second")
+    }
+
+
+async def test_batches_that_fill_a_group_are_committed_beside_it_and_single_files_are_not(node: NodeUnderTest) -> None:
+    await node.put("before", b"0")
+    gate = node.coordinator.hold("commit")
+    first = asyncio.create_task(node.batch([entry(f"a{number}", b"1") for number in range(400)]))
+    await eventually(lambda: node.node.metrics.group_records.total() == 3, "the first lane has written all it may")
+    assert node.coordinator.waiting["commit"] == 1
+    second = asyncio.create_task(node.batch([entry(path, b"2") for path in ("a1", "twice", "twice")]))
+    await eventually(lambda: node.coordinator.waiting["commit"] == 2, "another extent's commit is under way too")
+    single = asyncio.create_task(node.put("single", b"3"))
+    await eventually(lambda: node.node.metrics.in_work == 3, "the write has come")
+    gate.set()
+    replies = [await first, await second]
+    assert all(result.receipt is not None for reply in replies for result in reply.results)
+    kept = [result.receipt for result in replies[1].results if result.receipt is not None]
+    assert node.coordinator.files[1, "twice"].version == kept[2].version
+    commits = node.coordinator.requests["commit"]
+    placed = {one.path: commit.extent for commit in commits for one in commit.entries}
+    assert placed["single"] == placed["a399"] != placed["twice"]
+    assert (await single).version
+
+
+async def test_a_node_that_stops_finishes_the_second_lane_as_well(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        gate = coordinator.hold("commit")
+        writes = [
+            asyncio.create_task(node.batch([entry(f"{batch}/{number}", b"1") for number in range(400)]))
+            for batch in "ab"
+        ]
+        await eventually(lambda: coordinator.waiting["commit"] == 2, "both lanes commit")
+        stop = asyncio.create_task(node.node.stop())
+        await eventually(lambda: node.node.session.stopping, "the stop has begun")
+        gate.set()
+        replies = await asyncio.gather(*writes)
+        await stop
+    assert all(result.receipt is not None for reply in replies for result in reply.results)
 
 
 async def test_versions_rise_in_the_order_of_the_media(node: NodeUnderTest) -> None:
