@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
@@ -13,8 +13,8 @@ from copypool.protocol.capability import ReadCapability
 from copypool.protocol.conditions import byte_range, etag_of
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
 from copypool.protocol.internal import RecordInfo
-from copypool.protocol.routes import MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
-from copypool.serving.heads import Asked, Asks, Told
+from copypool.protocol.routes import CAPABILITY, MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
+from copypool.serving.heads import Asked, Asks, Told, write_start
 from copypool_node import requests
 from copypool_node.format import decode_record_header
 from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
@@ -29,6 +29,23 @@ log = logging.getLogger(__name__)
 SHORT_MAX_BYTES = 64 * 1024
 
 
+#: What a request says is worked out once for so many requests; what may change meanwhile is looked at each time.
+SEGMENTS_KEPT = 4096
+_TARGET_KEPT_MAX_BYTES = 1024  #: longer targets are worked out each time
+
+
+class _Segment(NamedTuple):
+    """What a request for a whole segment says, and the right that it was found to show."""
+
+    extent: int
+    offset: int
+    length: int
+    text: str  #: of the capability
+    capability: ReadCapability
+    headers: dict[str, str]  #: of the answer
+    start: bytes  #: the same, written
+
+
 class ReadHandlers:
     """Handlers of requests that read what was stored."""
 
@@ -36,6 +53,7 @@ class ReadHandlers:
         self._door = door
         self._reader = reader
         self._metrics = metrics
+        self._segments: dict[tuple[str, str | None], _Segment] = {}  #: by target and capability as they came
 
     async def get_segment(self, request: BaseRequest, rest: str, query: str) -> StreamResponse:
         """GET or HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>."""
@@ -67,17 +85,34 @@ class ReadHandlers:
             return Response(status=status, headers={**headers, "Content-Length": str(size)})
         return await _send(request, chunks, status, headers, size)
 
-    def get_cached(self, asked: Asked, rest: str, query: str) -> Told | None:
-        """As `get_short`, if nothing has to be waited for; None: ask there, also to be told what is wrong."""
+    def get_cached(self, asked: Asked, prefix: str) -> Told | None:
+        """As `get_short`, if nothing has to be waited for; None: ask there, also to be told what is wrong.
+
+        `prefix` is that of the target, before the extent. Whether the right still holds, the door says each time.
+        """
+        key = asked.target, asked.headers.get(CAPABILITY)
         try:
-            extent, offset, length, capability = self._segment(asked, rest, query)
+            found = self._segments.get(key)
+            if found is None or self._door.open(found.text) is not found.capability:
+                found = self._read_target(asked, prefix)
+                if len(asked.target) <= _TARGET_KEPT_MAX_BYTES:
+                    self._segments[key] = found
         except CopypoolError:
             return None
-        body = self._reader.cached(extent, offset, length, raw=capability.raw)
+        body = self._reader.cached(found.extent, found.offset, found.length, raw=found.capability.raw)
         if body is None:
             return None
-        self._metrics.get_bytes += length
-        return Told(200, {**_about(capability), "Content-Type": STRIPES if capability.raw else OCTETS}, body)
+        self._metrics.get_bytes += found.length
+        return Told(200, found.headers, body, found.start)
+
+    def _read_target(self, asked: Asked, prefix: str) -> _Segment:
+        path, _, query = asked.target.partition("?")
+        extent, offset, length, capability = self._segment(asked, path.removeprefix(prefix), query)
+        text = requests.capability_text(asked, query)
+        if len(self._segments) >= SEGMENTS_KEPT:
+            self._segments.clear()
+        headers = _whole(capability)
+        return _Segment(extent, offset, length, text, capability, headers, write_start(200, headers))
 
     async def get_short(self, asked: Asked, rest: str, query: str) -> Told | None:
         """GET of a whole segment of at most `SHORT_MAX_BYTES`; None: a longer one, nothing was done."""
@@ -91,8 +126,7 @@ class ReadHandlers:
             body = await read_exactly(sources[0], *run)
         else:
             body = await self._reader.small(sources, offset, length)
-        kind = STRIPES if capability.raw else OCTETS
-        return Told(200, {**_about(capability), "Content-Type": kind}, body)
+        return Told(200, _whole(capability), body)
 
     def _segment(self, request: Asks, rest: str, query: str) -> tuple[int, int, int, ReadCapability]:
         """Extent, offset and length of what is asked for, and the right to read it."""
@@ -147,6 +181,10 @@ def _about(capability: ReadCapability) -> dict[str, str]:
     if not capability.raw:  # for clients that know no more of a file than plain HTTP tells
         headers["ETag"] = etag_of(capability.version)
     return headers
+
+
+def _whole(capability: ReadCapability) -> dict[str, str]:
+    return {**_about(capability), "Content-Type": STRIPES if capability.raw else OCTETS}
 
 
 async def _send(

@@ -125,12 +125,10 @@ class NodeServer:
         if not asked.target.startswith(_SEGMENTS) or asked.conditional:
             return None
         began_s = time.monotonic()
-        path, _, query = asked.target.partition("?")
-        told = self._read.get_cached(asked, path[len(_SEGMENTS) :], query)
+        told = self._read.get_cached(asked, _SEGMENTS)
         if told is None:
             return self._short
-        self._metrics.in_work += 1
-        self._ended(tracing.Trace(asked.headers.get(TRACE, "")), "GET segments", "ok", began_s)
+        self._count(asked.headers.get(TRACE, ""), "GET segments", "ok", began_s)
         return told
 
     async def _short(self, asked: Asked) -> Told | None:
@@ -175,9 +173,13 @@ class NodeServer:
 
     def _ended(self, trace: tracing.Trace, route: str, code: str, began_s: float) -> None:
         self._metrics.in_work -= 1
+        self._count(trace, route, code, began_s)
+
+    def _count(self, trace: tracing.Trace | str, route: str, code: str, began_s: float) -> None:
         took_s = time.monotonic() - began_s
         self._metrics.requests.count(route, code, took_s)
-        tracing.ended(trace, route, "server", took_s, code)
+        if tracing.recording():
+            tracing.ended(tracing.Trace(trace) if isinstance(trace, str) else trace, route, "server", took_s, code)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: %s in %.1f ms", route, code, took_s * 1000)
 

@@ -150,8 +150,9 @@ class Session:
         self.catalog_revision = max(self.catalog_revision, revision)
 
     def _adopt_keys(self, keys: Sequence[NodeKeys]) -> None:
-        if keys:
-            self.keys = {key.number: key for key in keys}
+        told = {key.number: key for key in keys}
+        if told and told != self.keys:  # what was opened with the same keys stays open
+            self.keys = told
 
     def check_command(self, authorization: str) -> None:
         """Raise `Unauthorized` unless the header carries this node's command key."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ import pytest
 from yarl import URL
 
 from copypool.protocol.api import Receipt, SegmentRef
+from copypool.protocol.capability import derive_node_keys
 from copypool.protocol.errors import (
     DigestMismatch,
     Forbidden,
@@ -35,14 +36,22 @@ from copypool.protocol.routes import (
     WRITE_ID,
     encode_metadata,
 )
-from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES, decode_prelude, first_bad_block, split_range
+from copypool.protocol.stripes import (
+    BLOCK_BYTES,
+    SOLE_PRELUDE_BYTES,
+    STRIPE_BYTES,
+    decode_prelude,
+    first_bad_block,
+    split_range,
+)
+from copypool.serving.heads import Asked, Told
 from copypool.telemetry.metrics import TEXT_FORMAT
 from copypool_node import metrics, reader
 from copypool_node.extent_file import ExtentFile
 from copypool_node.handlers_read import SHORT_MAX_BYTES
 from kit import metrics_page
 from kit.eventually import eventually
-from kit.fake_coordinator import FakeCoordinator, running
+from kit.fake_coordinator import LIFE_MS, MASTER, FakeCoordinator, running
 from kit.node_process import NodeUnderTest, running_node
 from kit.ways import LONG_WAY
 
@@ -115,7 +124,7 @@ async def test_the_short_way_answers_as_the_long_one(tmp_path: Path, coordinator
                 ]
         targets.append((f"/v1/segments/77/4096/4096?v={receipts[0].version}", targets[0][1]))
         for target, capability in targets:
-            for accept in ("*/*", MSGPACK):
+            for accept in ("*/*", MSGPACK, MSGPACK):  # the last one: as it was read before
                 headers = {CAPABILITY: capability, "Accept": accept} if capability else {"Accept": accept}
                 told = []
                 for way in (short, long):
@@ -161,6 +170,84 @@ async def test_a_put_goes_the_short_way_and_is_answered_as_on_the_long_one(
             assert told[0] == told[1], changes
             assert (told[0][0] == 201) is (changes not in wrong)
         assert _on_the_short_way(node) == 1
+
+
+def _expired(node: NodeUnderTest, segment: SegmentRef) -> None:
+    node.node.session.clock.adopt(node.coordinator.now_ms() + LIFE_MS + 1)
+
+
+def _key_withdrawn(node: NodeUnderTest, segment: SegmentRef) -> None:
+    session = node.node.session
+    session.keys = {2: derive_node_keys(MASTER, session.node_id, 2)}
+
+
+def _key_replaced(node: NodeUnderTest, segment: SegmentRef) -> None:
+    session = node.node.session
+    session.keys = {1: derive_node_keys(b"n" * 32, session.node_id, 1)}
+
+
+def _byte_flipped(node: NodeUnderTest, segment: SegmentRef) -> None:
+    with node.extent_file(segment.extent).open("r+b") as file:
+        file.seek(segment.offset + SOLE_PRELUDE_BYTES + 7)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def _dropped(node: NodeUnderTest, segment: SegmentRef) -> None:
+    for holding in node.node.holdings.covering(segment.extent, 0):
+        node.node.holdings.remove(holding)
+
+
+@pytest.mark.parametrize("in_query", [False, True], ids=["header", "query"])
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (_expired, Forbidden),
+        (_key_withdrawn, Forbidden),
+        (_key_replaced, Forbidden),
+        (_byte_flipped, DigestMismatch),
+        (_dropped, Unavailable),
+    ],
+)
+async def test_a_request_that_was_answered_before_is_refused_once_its_right_or_its_bytes_are_gone(
+    tmp_path: Path,
+    coordinator: FakeCoordinator,
+    change: Callable[[NodeUnderTest, SegmentRef], None],
+    refusal: type[Exception],
+    in_query: bool,
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        receipt = await node.put("a", b"x" * 4096)
+        segment = receipt.segment
+        assert segment is not None
+        session = node.node.session
+        capability = coordinator.read_capability(session.node_id, segment, receipt.version, raw=False)
+        target = f"/v1/segments/{segment.extent}/{segment.offset}/{segment.length}?v={receipt.version}"
+        if in_query:
+            asked = Asked("GET", f"{target}&cap={quote(capability)}", {})
+        else:
+            asked = Asked("GET", target, {CAPABILITY: capability})
+        for _ in range(2):
+            told = node.server.shortcut(asked)
+            assert isinstance(told, Told)
+            assert told.body == b"x" * 4096
+        change(node, segment)
+        answering = node.server.shortcut(asked)  # no heartbeat comes between this and the change
+        assert answering is not None
+        assert not isinstance(answering, Told)
+        told = await answering(asked)
+        assert told is not None
+        assert isinstance(from_response(told.status, told.body, told.headers["Content-Type"]), refusal)
+
+
+async def test_a_heartbeat_with_the_same_keys_closes_nothing(node: NodeUnderTest) -> None:
+    session = node.node.session
+    keys = session.keys
+    for _ in range(2):
+        renewed_s = session.renewed_s
+        await eventually(lambda before_s=renewed_s: session.renewed_s > before_s, "a heartbeat")
+    assert session.keys is keys
 
 
 def _on_the_short_way(node: NodeUnderTest) -> int:

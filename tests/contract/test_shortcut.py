@@ -17,7 +17,7 @@ from aiohttp import web
 
 from copypool.serving.connections import BoundedServer, open_port, port_closed
 from copypool.serving.heads import Asked, Told
-from copypool.serving.shortcut import Answering, ShortcutConnection, Shortcuts
+from copypool.serving.shortcut import REMEMBERED_MAX, Answering, ShortcutConnection, Shortcuts
 from kit.certificates import Authority
 from kit.eventually import eventually
 
@@ -356,7 +356,24 @@ async def who_does_not_take_its_answer_is_cut_off() -> None:
     connection.connection_lost(None)
 
 
+async def what_was_read_is_remembered_within_bounds() -> None:
+    async with serving() as port, calling(port) as caller:
+        shortcuts = port.server._shortcuts
+        assert shortcuts is not None
+        long = "/short" + "x" * 1024
+        for target, headers in (("/short", ""), ("/short-traced", "traceparent: 00-1\r\n"), (long, "")):
+            for _ in range(2):
+                caller.writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+                assert await caller.answer() == ("short", target.encode())
+        assert [asked.target for asked in shortcuts.remembered.values()] == ["/short"]
+        for number in range(2 * REMEMBERED_MAX):
+            shortcuts.remember(b"%d" % number, Asked("GET", f"/{number}", {}))
+            assert len(shortcuts.remembered) <= REMEMBERED_MAX
+            assert shortcuts.remembered[b"%d" % number].target == f"/{number}"
+
+
 STORIES = [
+    what_was_read_is_remembered_within_bounds,
     who_sends_on_and_on_is_held_back_on_the_long_way,
     who_comes_while_the_server_stops_is_sent_away,
     an_answer_that_cannot_be_written_cuts_off_its_connection_alone,

@@ -72,6 +72,7 @@ def _requests(draw: st.DrawFn) -> bytes:
 @st.composite
 def _packets(draw: st.DrawFn) -> list[bytes]:
     requests = draw(st.lists(_requests(), min_size=1, max_size=4))
+    requests *= draw(st.sampled_from([1, 1, 2]))  # what was read once is remembered
     data = b"".join(requests)
     cuts = {0, len(data)}
     if draw(st.booleans()):

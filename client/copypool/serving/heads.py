@@ -84,6 +84,7 @@ class Told(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    start: bytes = b""  #: status line and headers as `write_start` makes them, if they are at hand
 
     @classmethod
     def of(cls, response: Response) -> Told:
@@ -138,20 +139,24 @@ def fits(method: str, length: int | None, body: bytes) -> bool:
     return length == len(body) if method == "PUT" else length is None and not body
 
 
+def write_start(status: int, headers: Mapping[str, str]) -> bytes:
+    """Status line and headers of an answer, as aiohttp writes them."""
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}\r\n", *[f"{name}: {value}\r\n" for name, value in headers.items()]]
+    start = "".join(lines)
+    if start.count("\n") != len(lines) or start.count("\r") != len(lines):
+        raise BrokenInvariant(f"a header of an answer holds a line break: {start!r}")
+    return start.encode("latin-1")
+
+
 def write_head(told: Told, now_unix_s: float) -> bytes:
-    """Status line and headers of an answer on a connection that stays open, as aiohttp writes them."""
-    lines = [f"HTTP/1.1 {told.status} {_REASONS[told.status]}"]
-    lines += [f"{name}: {value}" for name, value in told.headers.items()]
-    lines.append(f"Content-Length: {len(told.body)}\r\n{_always(int(now_unix_s))}\r\n\r\n")
-    head = "\r\n".join(lines)
-    if head.count("\n") != len(told.headers) + 5 or head.count("\r") != len(told.headers) + 5:
-        raise BrokenInvariant(f"a header of an answer holds a line break: {head!r}")
-    return head.encode("latin-1")
+    """The whole head of an answer on a connection that stays open."""
+    start = told.start or write_start(told.status, told.headers)
+    return b"%bContent-Length: %d\r\n%b" % (start, len(told.body), _always(int(now_unix_s)))
 
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 @lru_cache(2)
-def _always(now_unix_s: int) -> str:
-    return f"Date: {formatdate(now_unix_s, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}"
+def _always(now_unix_s: int) -> bytes:
+    return f"Date: {formatdate(now_unix_s, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, cast
 
 from aiohttp.tcp_helpers import tcp_keepalive
 
+from copypool.protocol.routes import TRACE
 from copypool.serving.heads import Asked, Block, Told, fits, read_block, split_head, write_head
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ Shortcut: TypeAlias = Callable[[Asked], Told | Answering | None]
 
 #: Head and body of an answer go out as one buffer up to this size; copying a larger body costs more than a second one.
 _JOINED_MAX_BYTES = 64 * 1024
+#: The same bytes ask for the same: what was read of so many GETs of at most that size is kept, for all connections.
+REMEMBERED_MAX = 4096
+_REMEMBERED_MAX_BYTES = 1024
 
 
 class Shortcuts:
@@ -52,6 +56,15 @@ class Shortcuts:
         self.connections: set[ShortcutConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()  #: requests in work, also those whose client has gone
         self.closing = False
+        self.remembered: dict[bytes, Asked] = {}
+
+    def remember(self, data: bytes, asked: Asked) -> None:
+        """`data` is a whole request and was read as `asked`; nothing of its answer is kept."""
+        # One with a body or a trace is not sent twice.
+        if asked.method == "GET" and len(data) <= _REMEMBERED_MAX_BYTES and TRACE not in asked.headers:
+            if len(self.remembered) >= REMEMBERED_MAX:
+                self.remembered.clear()
+            self.remembered[data] = asked
 
     def end_idle(self) -> None:
         """Close the connections that have no request in work; the others once they have their answer."""
@@ -149,6 +162,9 @@ class ShortcutConnection(asyncio.Protocol):
 
     # -- requests --------------------------------------------------------------------------------
     def _read(self, data: bytes) -> Asked | None:
+        known = self._shortcuts.remembered.get(data)
+        if known is not None:
+            return known
         found = split_head(data)
         if found is None:
             return None
@@ -160,7 +176,9 @@ class ShortcutConnection(asyncio.Protocol):
             self._block, self._headers = block, headers
         if not fits(method, self._headers.length, body):
             return None
-        return Asked(method, target, self._headers.kept, body)
+        asked = Asked(method, target, self._headers.kept, body)
+        self._shortcuts.remember(data, asked)
+        return asked
 
     async def _work(self, answering: Answering, asked: Asked, data: bytes) -> None:
         try:

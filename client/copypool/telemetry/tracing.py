@@ -106,6 +106,11 @@ def set_sink(sink: Callable[[Span], None] | None, ambient: Callable[[], str] | N
     _sink, _ambient = sink, ambient
 
 
+def recording() -> bool:
+    """Whether a span that ends now is recorded."""
+    return _sink is not None
+
+
 def current() -> Trace | None:
     """What the running task works for."""
     return _current.get()
