@@ -45,10 +45,10 @@ async def pair(
     tmp_path: Path, coordinator: FakeCoordinator, on_failure: OnCopyFailure, **limits: float
 ) -> AsyncIterator[tuple[NodeUnderTest, NodeUnderTest]]:
     async with AsyncExitStack() as stack:
-        slow = quick_limits(twin_timeout_s=0.5, **limits)
-        writer = await stack.enter_async_context(running_node(tmp_path, coordinator, name="n1", limits=slow))
+        patient = quick_limits(**{"twin_timeout_s": 20.0, **limits})  # no twin is given up because the machine is slow
+        writer = await stack.enter_async_context(running_node(tmp_path, coordinator, name="n1", limits=patient))
         twin = await stack.enter_async_context(
-            running_node(tmp_path, coordinator, name="n2", pool_type="copy", limits=slow)
+            running_node(tmp_path, coordinator, name="n2", pool_type="copy", limits=patient)
         )
         with_rule(coordinator, on_failure, twin)
         yield writer, twin
@@ -74,7 +74,8 @@ def appends_fail(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise Unavailable("lost on purpose")
         answer = await original(self, request, rest, query)
         if fate == "late":
-            await asyncio.sleep(0.7)  # beyond the writer's deadline: it has given the twin up by then
+            assert request.transport is not None
+            request.transport.close()  # too late for whoever asked
         return answer
 
     monkeypatch.setattr(TwinHandlers, "append", disturbed)
@@ -225,7 +226,7 @@ async def test_fail_the_group_is_refused_as_a_whole_and_nothing_is_visible(
 async def test_fail_the_class_refuses_early_until_a_twin_can_be_had(
     tmp_path: Path, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("copypool_node.twin_gate.FAIL_FIRST_S", 0.3)
+    monkeypatch.setattr("copypool_node.twin_gate.FAIL_FIRST_S", 2.0)  # then twice that: longer than 20 writes
     async with pair(tmp_path, coordinator, "fail") as (writer, twin):
         places, coordinator.twins = coordinator.twins, []
         for _ in range(20):
@@ -294,15 +295,16 @@ async def test_a_broken_disk_of_the_twin_ends_the_twin_alone(tmp_path: Path, coo
 async def test_a_twin_whose_disk_hangs_is_given_up_in_time(tmp_path: Path, coordinator: FakeCoordinator) -> None:
     disk = FaultyDisk()
     async with (
-        running_node(tmp_path, coordinator, name="n1", limits=quick_limits(twin_timeout_s=0.3)) as writer,
+        running_node(tmp_path, coordinator, name="n1", limits=quick_limits(twin_timeout_s=20.0)) as writer,
         running_node(tmp_path, coordinator, name="n2", pool_type="copy", disk=disk) as twin,
     ):
         with_rule(coordinator, "continue", twin)
         assert (await writer.put("a", b"1")).ack == "copy"
+        link = writer.node.volumes[0].lanes[1].extents()[0].twin
+        assert link is not None
+        link._timeout_s = 0.3  # the first append had all the time that it needs on a slow machine
         disk.hold("sync_data")
-        begun_s = asyncio.get_running_loop().time()
-        assert (await writer.put("b", b"2")).ack == "primary"
-        assert asyncio.get_running_loop().time() - begun_s < 5.0, "it waits for its deadline, not for the disk"
+        assert (await writer.put("b", b"2")).ack == "primary", "it waits for its deadline, not for the disk"
         assert (await writer.put("c", b"3")).ack == "primary"
         disk.let_go("sync_data")
 

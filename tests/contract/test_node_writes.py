@@ -161,7 +161,7 @@ async def test_batches_that_fill_a_group_are_committed_beside_it_and_single_file
 
 
 async def test_a_node_that_stops_finishes_the_second_lane_as_well(tmp_path: Path, coordinator: FakeCoordinator) -> None:
-    async with running_node(tmp_path, coordinator) as node:
+    async with running_node(tmp_path, coordinator, limits=quick_limits(shutdown_s=30.0)) as node:
         gate = coordinator.hold("commit")
         writes = [
             asyncio.create_task(node.batch([entry(f"{batch}/{number}", b"1") for number in range(400)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -246,7 +247,8 @@ class FakeNode(FakeServer):
         for part in stripes.split_range(offset, length, start, stop):
             body += content[part.prelude_offset - offset :][: part.prelude_bytes]
             body += content[part.data_offset - offset :][: part.data_bytes]
-        await asyncio.sleep(self.faults.delay_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self.faults.delay_s)
         return await self._send(request, body, 206 if wanted else 200)
 
     async def _send(self, request: web.Request, body: bytearray, status: int) -> web.StreamResponse:
