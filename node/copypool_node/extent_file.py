@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from copypool.protocol.errors import BrokenInvariant, DigestMismatch
 from copypool.protocol.internal import Refusal
@@ -21,8 +21,11 @@ from copypool_node.intake import Intake
 from copypool_node.scanner import Event, Scanner
 from copypool_node.threads import VolumeThreads
 
+T = TypeVar("T")
+
 PACED_BYTES = 1024 * 1024  #: read at a time where a pace is kept
 SCANS_AT_ONCE = 2  #: of a volume's threads that scans may occupy
+LENT_AT_ONCE = 2  #: of a volume's threads that long bodies on their way out may occupy
 READ_CACHED_MAX_BYTES = 256 * 1024  #: longer reads go to a thread even when cached: copying them takes the loop's time
 _TAIL_BYTES = 4096
 
@@ -37,6 +40,7 @@ class VolumeCore:
         self.descriptors = descriptors
         self.lock = threading.Lock()  #: guards `ExtentFile.size` and `_Tail.landed`, never held over a disk call
         self.scans = asyncio.Semaphore(SCANS_AT_ONCE)
+        self.lent = asyncio.Semaphore(LENT_AT_ONCE)
         self.readonly_reason = ""
         self.stored_bytes = 0
 
@@ -356,25 +360,22 @@ class ExtentFile:
         finally:
             core.descriptors.release(descriptor)
 
-    @asynccontextmanager
-    async def pinned(self) -> AsyncIterator[int]:
-        """A descriptor for `sendfile`, open as long as the block runs, even if the file is dropped meanwhile."""
-        descriptor = self._core.descriptors.pin_cached(self.path)
-        if descriptor is None:
-            opening = self._core.threads.submit(self._core.descriptors.pin, self.path)
-            try:
-                descriptor = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                opening.add_done_callback(self._unpin_unwanted)
-                raise
-        try:
-            yield descriptor.fd
-        finally:
-            self._unpin(descriptor)
+    async def lend(self, work: Callable[[Disk, int], T]) -> T:
+        """Run `work(disk, descriptor)` on a thread of the volume, as soon as fewer than `LENT_AT_ONCE` others do.
 
-    def _unpin_unwanted(self, opening: asyncio.Future[Descriptor]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._unpin(opening.result())
+        The descriptor is open as long as the work runs, even if the file is dropped meanwhile. Raises `Missing`, what
+        the work raises, or that no thread could be had. Safe to cancel: work that was begun goes on to its end.
+        """
+        async with self._core.lent:
+            return await self._core.threads.run(self._lend_now, work)
+
+    def _lend_now(self, work: Callable[[Disk, int], T]) -> T:
+        core = self._core
+        descriptor = core.descriptors.pin(self.path)
+        try:
+            return work(core.disk, descriptor.fd)
+        finally:
+            core.descriptors.release(descriptor)
 
     def _unpin(self, descriptor: Descriptor) -> None:
         fd = self._core.descriptors.unpin(descriptor)

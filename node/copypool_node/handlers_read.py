@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
+from copypool.direct_socket import DirectSocket
 from copypool.protocol.capability import ReadCapability
 from copypool.protocol.conditions import byte_range, etag_of
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
@@ -17,7 +16,8 @@ from copypool.protocol.routes import CAPABILITY, MEDIUM, OCTETS, READ_FROM, STRI
 from copypool.serving.heads import Asked, Asks, Told, write_start
 from copypool_node import requests
 from copypool_node.format import decode_record_header
-from copypool_node.reader import CHUNK_BYTES, Reader, raw_runs, read_exactly
+from copypool_node.pouring import POURED_MIN_BYTES, Body, Piece, pour
+from copypool_node.reader import CHUNK_BYTES, RawBody, Reader, raw_runs, read_exactly
 from copypool_node.requests import CapabilityDoor, reply
 
 if TYPE_CHECKING:
@@ -72,18 +72,16 @@ class ReadHandlers:
             size = sum(run[1] for run in runs)
             medium = request.headers.get(READ_FROM) == MEDIUM
             if request.method != "HEAD" and len(runs) == 1 and size <= CHUNK_BYTES:
-                body = await read_exactly(sources[0], *runs[0], from_medium=medium)
-                return Response(body=body, status=status, headers=headers)
-            chunks: AsyncGenerator[bytes | memoryview, None] = self._reader.raw(
-                sources[0], offset, length, start, stop, from_medium=medium
-            )
+                content = await read_exactly(sources[0], *runs[0], from_medium=medium)
+                return Response(body=content, status=status, headers=headers)
+            body: Body[Any] = RawBody(sources[0], runs, from_medium=medium)
         else:
             headers["Content-Type"] = OCTETS
-            size = stop - start
-            chunks = self._reader.plain(sources, offset, length, start, stop)
+            size, medium = stop - start, False
+            body = self._reader.plain(sources, offset, length, start, stop)
         if request.method == "HEAD":
             return Response(status=status, headers={**headers, "Content-Length": str(size)})
-        return await _send(request, chunks, status, headers, size)
+        return await _send(request, body, status, headers, size, poured=not medium)
 
     def get_cached(self, asked: Asked, prefix: str) -> Told | None:
         """As `get_short`, if nothing has to be waited for; None: ask there, also to be told what is wrong.
@@ -188,28 +186,56 @@ def _whole(capability: ReadCapability) -> dict[str, str]:
 
 
 async def _send(
-    request: BaseRequest,
-    chunks: AsyncGenerator[bytes | memoryview, None],
-    status: int,
-    headers: dict[str, str],
-    size: int,
+    request: BaseRequest, body: Body[Piece], status: int, headers: dict[str, str], size: int, *, poured: bool
 ) -> StreamResponse:
-    """Send chunks; the first one is read (and checked) before the status line, a later failure cuts the connection."""
-    async with aclosing(chunks):
-        first = await anext(chunks, b"")
-        if len(first) == size:
-            return Response(body=bytes(first), status=status, headers=headers)
-        response = StreamResponse(status=status, headers=headers)
-        response.content_length = size
-        await response.prepare(request)
-        try:
+    """Send a body; its first piece is read (and checked) before the status line, a later failure cuts the connection.
+
+    `poured`: long ones may be sent by a thread (`pouring`).
+    """
+    piece = next(body.pieces, None)
+    first = b"" if piece is None else await body.load(piece)
+    if len(first) == size:
+        return Response(body=bytes(first), status=status, headers=headers)
+    response = StreamResponse(status=status, headers=headers)
+    response.content_length = size
+    await response.prepare(request)
+    outlet = None
+    if poured and size - len(first) >= POURED_MIN_BYTES and request.transport is not None:
+        outlet = DirectSocket.of(request.transport)
+    try:
+        if outlet is not None:
+            await _pour(request, response, body, outlet, first)
+        else:
             await response.write(first)
-            async for chunk in chunks:
-                await response.write(chunk)
-        except CopypoolError as exc:
-            log.error("a read broke off: %s", exc)
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the read was cut off: stored bytes failed their checksum") from exc
+            for piece in body.pieces:
+                await response.write(await body.load(piece))
+    except CopypoolError as exc:
+        log.error("a read broke off: %s", exc)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the read was cut off: stored bytes failed their checksum") from exc
+    finally:
+        if outlet is not None:
+            outlet.close()
     await response.write_eof()
     return response
+
+
+async def _pour(
+    request: BaseRequest, response: StreamResponse, body: Body[Piece], outlet: DirectSocket, first: bytes | memoryview
+) -> None:
+    """Send `first` through the transport and the rest past it; nothing waits in the transport then."""
+    transport = request.transport
+    assert transport is not None
+
+    async def ordinary(data: bytes | memoryview) -> None:
+        await response.write(data)
+        await request.writer.drain()
+
+    transport.set_write_buffer_limits(0)  # to write is to wait until the socket has it all
+    try:
+        await ordinary(first)
+        await pour(body, outlet, ordinary, transport.is_closing)
+    finally:
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()

@@ -204,8 +204,8 @@ CASES = (
         ((OWN, _get_from_node), (FILER, _get_from_filer), (nginx.NAME, _get_from_nginx)),
         (at_least(1.5, than=FILER), at_least(0.5, than=nginx.NAME)),
         "by `curl` on all sides, one segment after the other, locations known; each block is checked before it leaves",
-        "chunks of 128 KiB to 1 MiB made no difference, 256 KiB take the least memory; uvloop has no `sendfile`, "
-        "and each block is checked before it leaves; `curl` on the same cores takes a part",
+        "a thread reads, checks and sends past the event loop, 530 -> 400 us of the node's CPU per MiB, most of it the "
+        "kernel's copies in and out; `sendfile` sends what nobody checked; `curl` takes its part of the same cores",
         unit="MiB",
         ground="one copy",
         prepare=_store,

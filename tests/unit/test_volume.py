@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,13 +17,14 @@ from copypool.protocol.digests import digest_of
 from copypool.protocol.errors import BrokenInvariant, Conflict, DigestMismatch, NoSpace
 from copypool.protocol.internal import EXTENT_HEADER_BYTES, Refusal
 from copypool_node.directory import Found, extent_path
-from copypool_node.disk import Missing
+from copypool_node.disk import Disk, Missing
 from copypool_node.extent_file import ExtentFile
 from copypool_node.format import NO_DIGEST, Corrupt
 from copypool_node.label import SafeMode, VolumeRefused, decode_configuration, encode_configuration
 from copypool_node.scanner import Event, RecordSeen, Scanner
 from copypool_node.space import SpaceLedger, default_reserve_bytes
 from copypool_node.volume import Volume
+from kit.eventually import eventually
 from kit.extent_images import CLUSTER, header_of, image_of
 from kit.faulty_disk import FaultyDisk
 
@@ -327,23 +329,40 @@ async def test_generations_are_told_apart(volume: Volume) -> None:
 
 async def test_readers_of_a_dropped_file_read_on(volume: Volume) -> None:
     file, data = await fill(volume)
-    async with file.pinned() as fd:
-        assert await volume.drop(EXTENT, 1)
-        assert os.pread(fd, 10**6, 0) == data
+    begun, dropped = threading.Event(), threading.Event()
+
+    def read(disk: Disk, fd: int) -> bytes:
+        begun.set()
+        assert dropped.wait(10)
+        return disk.read(fd, 0, 10**6)
+
+    reading = asyncio.create_task(file.lend(read))
+    await eventually(begun.is_set, "the file is open")
+    assert await volume.drop(EXTENT, 1)
+    dropped.set()
+    assert await reading == data
     with pytest.raises(Missing):
-        async with file.pinned():
-            pass
+        await file.lend(read)
 
 
 async def test_the_cache_of_descriptors_is_bounded(tmp_path: Path) -> None:
     volume = await open_volume(tmp_path, open_files_max=3)
     files = [(await fill(volume, extent))[0] for extent in range(1, 9)]
     before = len(os.listdir("/proc/self/fd"))
-    async with files[0].pinned() as fd:
-        for file in files * 2:
-            await file.read_direct(0, 10)
-            await file.read(0, 10)
-        assert os.pread(fd, 4, 0) == b"CPEX"
+    begun, used = threading.Event(), threading.Event()
+
+    def read(disk: Disk, fd: int) -> bytes:
+        begun.set()
+        assert used.wait(10)
+        return disk.read(fd, 0, 4)
+
+    reading = asyncio.create_task(files[0].lend(read))
+    await eventually(begun.is_set, "the file is open")
+    for file in files * 2:
+        await file.read_direct(0, 10)
+        await file.read(0, 10)
+    used.set()
+    assert await reading == b"CPEX"
     assert len(os.listdir("/proc/self/fd")) <= before + 1
     await volume.close()
 
