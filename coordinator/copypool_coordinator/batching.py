@@ -3,8 +3,9 @@
 No timer: an idle batcher sends at the end of the current loop pass, a busy one as soon as one of its calls returns,
 so batches grow with load and cost no latency without it. Equal keys of one batch are asked once.
 
-A `patient` batcher, for calls that all take about as long, has a second call under way only once it holds as many keys
-as the first: few large calls cost less than many small ones.
+A `patient` batcher is for calls that all take about as long and cost little more with many keys than with few. It has
+a second call under way only once it holds as many keys as the first, and it sends when the passes of the loop bring no
+more keys: answers that have just gone out are followed by the next requests of the same clients.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from copypool.telemetry import tracing
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+#: A patient batcher sends after so many passes without a new key: one reads a request, the next one has it submitted.
+QUIET_PASSES = 2
+#: It sends after so many passes in any case.
+PASSES_MAX = 8
 
 
 class Batcher(Generic[K, V]):
@@ -80,9 +86,7 @@ class Batcher(Generic[K, V]):
             if len(self._pending) >= self._queue:
                 raise Overloaded(f"{self._name}: {self._queue} are waiting already; try again, or elsewhere")
             waiters = self._pending[key] = []
-            if not self._scheduled and self._may_send():
-                self._scheduled = True
-                self._loop.call_soon(self._send)
+            self._schedule()
         future: asyncio.Future[V] = self._loop.create_future()
         waiters.append(future)
         return future
@@ -96,6 +100,25 @@ class Batcher(Generic[K, V]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _schedule(self) -> None:
+        """See to it that what is pending goes out, if it may."""
+        if self._scheduled or not self._pending or not self._may_send():
+            return
+        self._scheduled = True
+        if self._patient:
+            self._loop.call_soon(self._settle, len(self._pending), 0, 1)
+        else:
+            self._loop.call_soon(self._send)
+
+    def _settle(self, waited: int, quiet: int, passes: int) -> None:
+        """Send once `QUIET_PASSES` have brought nothing; `waited` is how many keys there were in the pass before."""
+        waiting = len(self._pending)
+        quiet = quiet + 1 if waiting == waited else 0
+        if quiet == QUIET_PASSES or passes == PASSES_MAX or waiting >= self._batch:
+            self._send()
+        else:
+            self._loop.call_soon(self._settle, waiting, quiet, passes + 1)
 
     def _send(self) -> None:
         self._scheduled = False
@@ -118,7 +141,11 @@ class Batcher(Generic[K, V]):
             # Also one that was cancelled before its first step, which no handler inside would see.
             for _, waiters in taken:
                 _fail(waiters, Unavailable(f"{self._name}: this process is stopping"))
-        if not self._closed:
+        if self._closed:
+            return
+        if self._patient:
+            self._schedule()
+        else:
             self._send()
 
     def _take(self) -> list[tuple[K, list[asyncio.Future[V]]]]:

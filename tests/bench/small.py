@@ -232,9 +232,9 @@ CASES = (
         (at_least(2.0, than=FILER),),
         f"one request of a plain client to coordinator or filer, of {GET_FILES:,} files: both hold them in memory, "
         "each name is looked up in etcd",
-        "aiohttp is passed by and content is kept by its digest (92 us to 50 in all processes, half of the "
-        "filer's); one coordinator process is one core, and full at 24,000 a second; several processes behind one"
-        " port are not built",
+        "aiohttp is passed by, content is kept by its digest, lookups wait for one another (92 us to 48 in all "
+        "processes, less than half of the filer's); one coordinator process is one core; two behind one port "
+        "(`shared_port`) are slower on these two cores: half the names per etcd transaction, 82 us",
         ground="one copy",
         prepare=_store_for_get,
     ),
@@ -245,7 +245,8 @@ CASES = (
         (at_least(2.0, than=FILER),),
         "2.5 times what a coordinator keeps of content (`limits.kept_bytes`): most go on to the node",
         "lookups and node calls are joined, the node answers without a task; one coordinator process is one core,"
-        " and full; keeping more content would help such a test, not a cluster with more files than memory",
+        " and full; two behind one port are slower on these two cores; keeping more content would help such a test,"
+        " not a cluster with more files than memory",
         ground="one copy",
         prepare=_store_cold,
     ),

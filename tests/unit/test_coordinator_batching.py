@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from copypool.cancellation import TaskGroup
 from copypool.protocol.api import SegmentRef
 from copypool.protocol.errors import CatalogDown, Overloaded, Unavailable
-from copypool_coordinator.batching import Batcher
+from copypool_coordinator.batching import PASSES_MAX, Batcher
 from copypool_coordinator.directory import FileKey
 from copypool_coordinator.lookups import Lookups
 from copypool_coordinator.rows import FORMAT, FileFlag, FileRow
@@ -66,10 +67,10 @@ async def test_a_patient_batcher_sends_a_second_call_once_it_is_as_large_as_the_
     calls.open.clear()
     joined = batcher(calls, flying=2, patient=True)
     waiting = [joined.submit(1), joined.submit(2)]
-    await asyncio.sleep(0)
+    await eventually(lambda: calls.seen == [[1, 2]], "the first call is under way")
     waiting.append(joined.submit(3))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(2 * PASSES_MAX):
+        await asyncio.sleep(0)
     assert calls.seen == [[1, 2]]
     waiting.append(joined.submit(4))
     await eventually(lambda: calls.seen == [[1, 2], [3, 4]], "the second call is under way")
@@ -77,6 +78,46 @@ async def test_a_patient_batcher_sends_a_second_call_once_it_is_as_large_as_the_
     calls.open.set()
     assert await asyncio.gather(*waiting) == [1, 4, 9, 16, 25]
     assert calls.seen == [[1, 2], [3, 4], [5]]
+
+
+async def test_a_patient_batcher_takes_in_what_the_answers_of_its_last_call_bring_about() -> None:
+    """Clients that ask again as soon as they have their answer end up in one call, not in two that take turns."""
+    calls = Calls()
+    joined = batcher(calls, patient=True)
+
+    async def client(number: int) -> None:
+        for _ in range(3):
+            await joined.submit(number)
+            await asyncio.sleep(0)  # the answer goes out, and the next request comes in
+
+    calls.open.clear()
+    async with TaskGroup() as group:
+        group.create_task(client(1))
+        group.create_task(client(2))
+        await eventually(lambda: calls.seen == [[1, 2]], "the first call is under way")
+        group.create_task(client(3))
+        await eventually(lambda: joined.waiting == 1, "the third client waits")
+        calls.open.set()
+    assert [sorted(keys) for keys in calls.seen] == [[1, 2], [1, 2, 3], [1, 2, 3], [3]]
+
+
+async def test_a_patient_batcher_sends_a_full_call_at_once_and_any_other_after_so_many_passes() -> None:
+    calls = Calls()
+    joined = batcher(calls, patient=True, flying=2)
+    waiting = [joined.submit(key) for key in (1, 2, 3, 4)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert calls.seen == [[1, 2, 3, 4]]
+    await asyncio.gather(*waiting)
+
+    calls.seen.clear()
+    joined = batcher(calls, patient=True, batch=100, queue=100)
+    waiting = []
+    for key in range(3 * PASSES_MAX):  # each pass brings one more
+        waiting.append(joined.submit(key))
+        await asyncio.sleep(0)
+    assert len(calls.seen[0]) == PASSES_MAX
+    await asyncio.gather(*waiting)
 
 
 async def test_a_full_queue_refuses_and_takes_nothing_in() -> None:
