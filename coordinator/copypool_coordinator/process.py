@@ -32,6 +32,7 @@ from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog, CatalogSettings
 from copypool_coordinator.client_api import ClientApi
 from copypool_coordinator.config import Config, Secrets, advertised
+from copypool_coordinator.core import TXN_OPS_MAX
 from copypool_coordinator.drill_api import DrillApi
 from copypool_coordinator.drilling import Driller
 from copypool_coordinator.duties import Duties
@@ -191,7 +192,7 @@ class Coordinator:
             except TlsError as exc:
                 raise ConfigError(f"etcd: {exc}") from exc
             try:
-                await self._check_versions(etcd)
+                await self._check_members(etcd)
             except BaseException:
                 await etcd.close()
                 raise
@@ -212,7 +213,7 @@ class Coordinator:
         except ValueError as exc:
             raise ConfigError(f"etcd: {exc}") from exc
 
-    async def _check_versions(self, etcd: Etcd) -> None:
+    async def _check_members(self, etcd: Etcd) -> None:
         for member in await etcd.status():
             if member.error:
                 log.warning("etcd %s: %s", member.endpoint, member.error)
@@ -222,6 +223,12 @@ class Coordinator:
                 raise ConfigError(f"{verdict.message} (allow_unsound_etcd = true starts nevertheless)")
             if verdict.message:
                 log.warning("%s: %s", member.endpoint, verdict.message)
+        small = await etcd.with_smaller_transactions()
+        if small:
+            raise ConfigError(
+                f"etcd {', '.join(small)}: --max-txn-ops is below {TXN_OPS_MAX}, etcd's default: every larger group of "
+                "writes would be refused; start etcd with the default"
+            )
 
     async def _open(self, etcd: Etcd, stack: AsyncExitStack) -> Duties:
         """Make every part; they close in reverse order."""

@@ -252,14 +252,12 @@ class WriteHandlers:
         if sum(entry.size for entry, _ in files) > BATCH_MAX_BYTES:
             raise Invalid(f"the batch holds more than {BATCH_MAX_BYTES} payload bytes")
         lane = self._lane_of_batch(volume, capability.class_id)
-        waiting: list[asyncio.Future[Receipt] | BatchResult] = []
-        for entry, payload in files:
-            try:
-                check_write(capability, namespace, check_path(entry.path), entry.size)
-                waiting.append(lane.submit(_record_of(entry, payload, namespace, text)))
-            except CopypoolError as exc:
-                waiting.append(_result_of(exc))
-        results = [one if isinstance(one, BatchResult) else await outcome_of(one) for one in waiting]
+
+        def send(entry: BatchEntry, payload: memoryview) -> asyncio.Future[Receipt]:
+            check_write(capability, namespace, check_path(entry.path), entry.size)
+            return lane.submit(_record_of(entry, payload, namespace, text))
+
+        results = await _sent_in_order(files, send)
         self._metrics.put_bytes += sum(one.receipt.size for one in results if one.receipt is not None)
         return reply(request, BatchReply(results))
 
@@ -337,6 +335,32 @@ def _record_of(entry: BatchEntry, payload: memoryview, namespace: int, capabilit
         if_version=_version(entry.if_version),
         size=entry.size,
     )
+
+
+async def _sent_in_order(
+    files: list[tuple[BatchEntry, memoryview]], send: Callable[[BatchEntry, memoryview], asyncio.Future[Receipt]]
+) -> list[BatchResult]:
+    """What became of each file, in order. Of contents for one path each is sent when the one before has its outcome.
+
+    Otherwise one that finds no room in its group would be appended behind a later one that is written already.
+    """
+    results: dict[int, BatchResult] = {}
+    left = list(range(len(files)))
+    while left:
+        sent: dict[str, int] = {}
+        waiting: list[tuple[int, asyncio.Future[Receipt]]] = []
+        for index in left:
+            entry, payload = files[index]
+            if sent.setdefault(entry.path, index) != index:
+                continue
+            try:
+                waiting.append((index, send(entry, payload)))
+            except CopypoolError as exc:
+                results[index] = _result_of(exc)
+        for index, future in waiting:
+            results[index] = await outcome_of(future)
+        left = [] if len(sent) == len(left) else [index for index in left if index not in results]
+    return [results[index] for index in range(len(files))]
 
 
 async def outcome_of(future: asyncio.Future[Receipt]) -> BatchResult:

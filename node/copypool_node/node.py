@@ -307,7 +307,7 @@ class Node:
         """The lane for a batch: the class's second one while a whole group waits in the first.
 
         What it takes would wait there for a commit that has not begun; here it is committed beside it. A batch stays in
-        one lane, so of two contents that it has for one path the later one wins.
+        one lane.
         """
         lane = self.lane_of(volume, class_id)
         side = volume.side_lanes.get(class_id)

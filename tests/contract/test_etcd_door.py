@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from copypool.protocol.errors import BrokenInvariant, CatalogDown, Fenced, NoSpace, OutcomeUnknown
+from copypool.serving.settings import ConfigError
 from copypool.tls import TlsFiles
 from copypool_coordinator.etcd import (
     Etcd,
@@ -24,6 +25,7 @@ from copypool_coordinator.etcd import (
 )
 from copypool_coordinator.etcd.verdicts import RevisionGone
 from kit.certificates import Authority
+from kit.coordinator_process import running_coordinator
 from kit.etcd_process import EtcdCluster
 from kit.eventually import eventually
 
@@ -177,6 +179,7 @@ async def test_a_lease_that_is_not_renewed_ends(etcd: Etcd) -> None:
 
 async def test_status_names_every_endpoint_in_order_and_says_what_is_wrong() -> None:
     async with EtcdCluster() as cluster, connected(*cluster.endpoints, "127.0.0.1:1") as etcd:
+        assert await etcd.with_smaller_transactions() == []
         good, bad = await etcd.status()
         assert (good.endpoint, good.is_leader, good.error) == (cluster.endpoints[0], True, "")
         assert good.version.startswith("3.")
@@ -276,6 +279,15 @@ async def test_login_by_password_and_a_new_token_when_the_old_one_is_forgotten()
                 await nobody.get(b"/cp/k")
         finally:
             await nobody.close()
+
+
+async def test_a_member_that_takes_smaller_transactions_is_refused_at_the_start() -> None:
+    async with EtcdCluster(arguments=["--max-txn-ops", "127"]) as cluster:
+        async with connected(*cluster.endpoints, "127.0.0.1:1") as etcd:
+            assert await etcd.with_smaller_transactions() == list(cluster.endpoints)
+        with pytest.raises(ConfigError, match="--max-txn-ops is below 128"):
+            async with running_coordinator(cluster.endpoints[0]):
+                pass
 
 
 async def test_a_full_store_refuses_writes_clearly_while_reads_and_deletes_go_on() -> None:

@@ -191,6 +191,25 @@ async def test_a_path_twice_in_one_batch_takes_two_groups_in_order(node: NodeUnd
     assert node.coordinator.files[1, "a"].version == versions[2]
 
 
+async def test_of_two_contents_for_a_path_in_one_batch_the_later_one_stays(node: NodeUnderTest) -> None:
+    """Also when the first one finds no room in its group while the second one's is written already."""
+    for number in range(CALM_GROUPS):
+        await node.put(f"calm/{number}", b"0")
+    await node.batch([entry(f"f{number}", b"first") for number in range(238)])
+    groups = node.node.metrics.group_records.total()
+    gate = node.coordinator.hold("commit")
+    files = [entry(f"f{number}", b"second") for number in range(300)]
+    files.insert(119, entry("f100", b"third"))  # in the group behind
+    batch = asyncio.create_task(node.batch(files))
+    await eventually(lambda: node.node.metrics.group_records.total() == groups + 2, "a group waits behind the first")
+    gate.set()
+    results = [result.receipt for result in (await batch).results if result.receipt is not None]
+    assert len(results) == len(files)
+    row = node.coordinator.files[1, "f100"]
+    assert (row.digest, row.version) == (digest_of(b"third"), results[119].version)
+    assert results[100].version < row.version
+
+
 async def test_a_refusal_is_answered_only_once_it_is_noted_on_disk_and_committed(node: NodeUnderTest) -> None:
     await node.put("taken", b"1")
     with pytest.raises(Conflict):

@@ -24,8 +24,8 @@ from copypool_coordinator.etcd.channels import (
 )
 from copypool_coordinator.etcd.mirror import Mirror
 from copypool_coordinator.etcd.replies import EndpointStatus, KeyValue, MirrorEvent, RangeResult, TxnResult
-from copypool_coordinator.etcd.requests import TXN_MAX_OPS, Compare, Get, Op, Put, bounded
-from copypool_coordinator.etcd.verdicts import RevisionGone
+from copypool_coordinator.etcd.requests import TXN_MAX_OPS, Compare, Get, Op, Put, bounded, get
+from copypool_coordinator.etcd.verdicts import Failure, RevisionGone, judge
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +250,24 @@ class Etcd:
         """What every endpoint says of itself, in the order of the settings; one that fails has `error` set."""
         members = sorted(self._members, key=lambda endpoint: self._settings.endpoints.index(endpoint.name))
         return list(await asyncio.gather(*(self._status_of(endpoint) for endpoint in members)))
+
+    async def with_smaller_transactions(self) -> list[str]:
+        """Endpoints that refuse transactions of `TXN_MAX_OPS` operations; those that give no answer are left out."""
+        members = sorted(self._members, key=lambda endpoint: endpoint.name)
+        asked = await asyncio.gather(*(self._refuses_large(endpoint) for endpoint in members))
+        return [endpoint.name for endpoint, refuses in zip(members, asked, strict=True) if refuses]
+
+    async def _refuses_large(self, endpoint: Endpoint) -> bool:
+        timeout_s = self._settings.timeout_s
+        if not await endpoint.connected(min(CONNECT_TIMEOUT_S, timeout_s)):
+            return False
+        request = wire.txn_request([], [get(b"\0")] * TXN_MAX_OPS, [])  # what it reads is of no interest
+        try:
+            with endpoint.in_use():
+                await _txn(request)(endpoint, timeout_s, self._attempts.metadata())
+        except grpc.aio.AioRpcError as error:
+            return judge(error.code().name, error.details() or "") is Failure.MISUSE
+        return False
 
     async def _status_of(self, endpoint: Endpoint) -> EndpointStatus:
         timeout_s = self._settings.timeout_s
