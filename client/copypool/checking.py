@@ -12,6 +12,8 @@ from collections import deque
 
 from copypool.protocol import stripes
 
+PIECE_BYTES = 2 * 1024 * 1024  #: of payload asked for at a time; a multiple of the size of blocks
+
 
 class StripeChecker:
     """Feed it the body of one raw read of payload [start, stop); take out payload bytes in order.
@@ -37,6 +39,16 @@ class StripeChecker:
     def finished(self) -> bool:
         """Whether every wanted byte was given out."""
         return self._part is None
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How many bytes should come next, in one piece if they can: fed so, they are given out without a copy."""
+        part = self._part
+        if part is None or self.broken:
+            return 0
+        if self._prelude is None:
+            return part.prelude_bytes - self._held
+        return min(part.data_bytes - self._checked, PIECE_BYTES) - self._held
 
     def feed(self, data: bytes | memoryview) -> list[bytes]:
         """Add received bytes, which stay as they are; the payload that became checked by them, in order."""
@@ -78,8 +90,12 @@ class StripeChecker:
 
     def _take(self, size: int) -> bytes:
         """The next bytes of what is held."""
-        taken: list[memoryview] = []
         self._held -= size
+        first = self._chunks[0].obj
+        if type(first) is bytes and len(first) == len(self._chunks[0]) == size:
+            self._chunks.popleft()
+            return first
+        taken: list[memoryview] = []
         while size:
             chunk = self._chunks.popleft()
             if len(chunk) > size:

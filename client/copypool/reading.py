@@ -40,7 +40,7 @@ from copypool.threads import hash_body
 
 SEGMENTS_AHEAD = 2  #: segments whose bytes are fetched before the consumer reaches them
 PIECES_AHEAD = 4  #: checked pieces kept per segment, of at most 2 MiB each (the socket's buffer)
-_HASH_INLINE_BYTES = 1024 * 1024
+_HASH_INLINE_BYTES = 256 * 1024
 
 
 class Span(NamedTuple):

@@ -98,18 +98,16 @@ class SegmentReader:
                 with tracing.within(trace):
                     begun = await self._begin(plan, version, position, stop, candidates, sources)
                 checker = StripeChecker(plan.extent, plan.offset, plan.length, position, stop)
-                data = begun.first
-                while data:
-                    for piece in checker.feed(data):
+                pieces = checker.feed(begun.first)
+                while True:
+                    for piece in pieces:
                         position += len(piece)
                         yield piece
                     if checker.broken:
                         raise _SourceFailed(begun.source, "checksum", checker.broken)
                     if checker.finished:
                         break
-                    data = await begun.stream.read()
-                if not checker.finished:
-                    raise _SourceFailed(begun.source, "error", "the body ended early")
+                    pieces = await begun.stream.read_through(checker)
             except LinkFailed as exc:
                 assert begun is not None
                 self._note(sources, plan, begun.source, position, exc.reason)

@@ -1,0 +1,137 @@
+"""Long bodies that a thread of the SDK receives straight from the socket: the same bytes, the same failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+
+from copypool.transport import BodyStream, LinkFailed, Timeouts, Transport
+from kit.eventually import eventually
+
+SIZE = 20 * 1024 * 1024 + 17
+BODY = os.urandom(1024 * 1024) * (SIZE // (1024 * 1024)) + b"x" * 17
+PIECE_BYTES = 1024 * 1024
+
+Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+class Collecting:
+    """Takes a body whole."""
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+
+    @property
+    def wanted_bytes(self) -> int:
+        return min(PIECE_BYTES, SIZE - len(self.got))
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self.got += data
+        return [data]
+
+
+@asynccontextmanager
+async def serving(send: Send) -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that answers every GET by `send`; its URL, and the ports that clients came from."""
+    ports: list[int] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ports.append(writer.get_extra_info("peername")[1])
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n".encode())
+                await send(writer)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/long", ports
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+async def whole(writer: asyncio.StreamWriter) -> None:
+    writer.write(BODY)
+    await writer.drain()
+
+
+async def half(writer: asyncio.StreamWriter) -> None:
+    writer.write(BODY[: SIZE // 2])
+    await writer.drain()
+
+
+async def read_all(stream: BodyStream, taker: Collecting) -> None:
+    while taker.wanted_bytes:
+        await stream.read_through(taker)
+
+
+async def _read_twice() -> None:
+    async with serving(whole) as (url, ports), Transport() as transport:
+        for _ in range(2):
+            stream = await transport.open(url, headers={})
+            taker = Collecting()
+            await read_all(stream, taker)
+            stream.close()
+            assert taker.got == BODY
+        assert len(ports) == 1, "the connection is used again"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_body_is_received_whole_and_its_connection_is_used_again(run: Callable[..., None]) -> None:
+    run(_read_twice())
+
+
+async def test_a_body_that_stalls_is_given_up() -> None:
+    async with serving(half) as (url, _), Transport(timeouts=Timeouts(stall_s=0.1)) as transport:
+        stream = await transport.open(url, headers={})
+        taker = Collecting()
+        with pytest.raises(LinkFailed) as caught:
+            await read_all(stream, taker)
+        stream.close()
+    assert caught.value.reason == "stall"
+    assert taker.got == BODY[: SIZE // 2], "all that came was taken before"
+
+
+async def test_a_body_that_ends_early_is_an_error() -> None:
+    async def half_and_end(writer: asyncio.StreamWriter) -> None:
+        await half(writer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with serving(half_and_end) as (url, _), Transport() as transport:
+        stream = await transport.open(url, headers={})
+        taker = Collecting()
+        with pytest.raises(LinkFailed) as caught:
+            await read_all(stream, taker)
+        stream.close()
+    assert caught.value.reason == "error"
+    assert taker.got == BODY[: len(taker.got)]
+
+
+async def test_a_read_that_is_cancelled_gives_its_descriptors_back() -> None:
+    async with serving(half) as (url, _), Transport() as transport:
+        before = len(os.listdir("/proc/self/fd"))
+        stream = await transport.open(url, headers={})
+        taker = Collecting()
+        reading = asyncio.create_task(read_all(stream, taker))
+        await eventually(lambda: len(taker.got) == SIZE // 2, "the stream stands still")
+        assert stream._direct is not None, "it has the connection"
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        stream.close()
+        await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, "descriptors were given back")
