@@ -24,6 +24,9 @@ V = TypeVar("V")
 QUIET_PASSES = 2
 #: It sends after so many passes in any case.
 PASSES_MAX = 8
+#: One part in so many of the largest call is enough to wait for: beyond that, having a call under way while the last
+#: one's answers are written is worth more than a larger call.
+ENOUGH = 2
 
 
 class Batcher(Generic[K, V]):
@@ -112,10 +115,10 @@ class Batcher(Generic[K, V]):
             self._loop.call_soon(self._send)
 
     def _settle(self, waited: int, quiet: int, passes: int) -> None:
-        """Send once `QUIET_PASSES` have brought nothing; `waited` is how many keys there were in the pass before."""
+        """Send once `QUIET_PASSES` have brought nothing, or there are enough; `waited`: the keys of the pass before."""
         waiting = len(self._pending)
         quiet = quiet + 1 if waiting == waited else 0
-        if quiet == QUIET_PASSES or passes == PASSES_MAX or waiting >= self._batch:
+        if quiet == QUIET_PASSES or passes == PASSES_MAX or waiting * ENOUGH >= self._batch:
             self._send()
         else:
             self._loop.call_soon(self._settle, waiting, quiet, passes + 1)
