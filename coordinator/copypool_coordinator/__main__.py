@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         refuse(PROGRAM, [str(error)])
     except BaseExceptionGroup as failures:
-        if failures.subgroup(CopypoolError) is None:
+        if failures.subgroup((CopypoolError, OSError)) is None:
             raise
         logging.getLogger(__name__).critical("ended by a failure inside", exc_info=failures)
         return 1

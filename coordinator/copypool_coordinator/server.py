@@ -14,13 +14,13 @@ import errno
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from aiohttp import web
 
 from copypool.protocol.errors import BrokenInvariant, CopypoolError, Invalid, NotFound, Overloaded, Unavailable
 from copypool.protocol.routes import HEADERS_MAX_BYTES, TRACE
-from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed, port_of
+from copypool.serving.connections import BoundedServer, check_peer, open_port, port_closed, port_of, start_listening
 from copypool.serving.heads import Asked, Asks, Told
 from copypool.serving.shortcut import Answering
 from copypool.telemetry import tracing
@@ -219,6 +219,7 @@ class Listener:
         self._server = server
         self._site = site
         self._shared = shared
+        self._shared_at = shared.sockets[0].getsockname() if shared is not None else ()
         self.port = int(site.sockets[0].getsockname()[1])
 
     @property
@@ -227,9 +228,10 @@ class Listener:
         return self._server.open_connections
 
     async def share(self) -> None:
-        """Take part in the shared port from now on, if there is one."""
+        """Take part in the shared port from now on, if there is one and it was not left. `OSError` as of `listen`."""
         if self._shared is not None:
-            await self._shared.start_serving()
+            with _telling_who_takes(self._shared_at):
+                await start_listening(self._shared)
 
     def leave_shared(self) -> None:
         """Take no new connections from the shared port, for good: they go to who else listens there.
@@ -283,13 +285,19 @@ async def listen(
 
 
 async def _bind_shared(server: BoundedServer, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:
-    try:
+    with _telling_who_takes((host, port)):
         return await open_port(server, host, port, tls, shared=True)
+
+
+@contextlib.contextmanager
+def _telling_who_takes(address: Sequence[object]) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise
         raise OSError(
             exc.errno,
-            f"shared_port {port} at {host} is taken by a process that does not share it, or that another user runs: "
-            "end that process, or name another port",
+            f"shared_port {address[1]} at {address[0]} is taken by a process that does not share it, or that another "
+            "user runs: end that process, or name another port",
         ) from exc

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from contextlib import closing
 from functools import partial
+from typing import TypeAlias
 
 import pytest
+import uvloop
 
 from copypool.protocol.errors import Invalid
 from copypool_coordinator.config import Secrets
+from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.process import Coordinator
+from copypool_coordinator.server import Front, listen
 from kit.coordinator_process import ADMIN, JOIN, PlayedNode, Running, config_of, running_coordinator
 from kit.etcd_process import free_ports
 from kit.eventually import eventually
+
+Runner: TypeAlias = Callable[[Coroutine[None, None, None]], None]
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -40,6 +47,16 @@ async def answered(port: int) -> bool:
                 return (await reader.read(12)).startswith(b"HTTP/1.1 200")
         except ConnectionError:
             return False
+
+
+async def connected(port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        _reader, writer = await connect(port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
 
 
 async def test_the_shared_port_is_open_once_the_coordinator_serves_and_closed_when_it_ends(endpoint: str) -> None:
@@ -122,6 +139,30 @@ async def test_a_port_that_somebody_else_does_not_share_is_refused_before_anythi
         coordinator = Coordinator(config_of("127.0.0.1:1", {"shared_port": port}), Secrets(b"m" * 32, ADMIN, JOIN))
         with pytest.raises(OSError, match=f"shared_port {port} at 127.0.0.1 is taken .* name another port"):
             await coordinator.run(asyncio.Event())
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_port_that_somebody_else_takes_before_the_coordinator_serves_is_refused(loop: Runner) -> None:
+    """A port may be bound twice as long as nobody listens there: by coordinators that start together, say."""
+
+    async def story() -> None:
+        (port,) = free_ports(1)
+        front = Front({}, Metrics(), requests_max=1, shared_port=port)
+        listener = await listen(front, "127.0.0.1", 0, None, 1, port)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            with pytest.raises(OSError, match=f"shared_port {port} at 127.0.0.1 is taken"):
+                await listener.share()
+        await listener.share()
+        assert await connected(port)
+        listener.leave_shared()
+        await listener.share()
+        assert not await connected(port), "left for good"
+        await listener.close(front, 1.0)
+
+    loop(story())
 
 
 async def test_an_own_port_that_is_taken_leaves_the_shared_one_free() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from typing import Any
@@ -124,7 +125,7 @@ async def open_port(
     Connections count for the bound once they have shaken hands; until then they have `HANDSHAKE_S`.
 
     A `shared` port (SO_REUSEPORT) is bound and does not listen yet: the kernel gives each listener its part of the new
-    connections, so nobody listens before its `start_serving`.
+    connections, so nobody listens before its `start_listening`.
 
     Raises:
         OSError: the address is not of this machine, or the port is taken; a shared one by a process that does not
@@ -145,6 +146,20 @@ async def open_port(
         if opened.family in (socket.AF_INET, socket.AF_INET6):
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return site
+
+
+async def start_listening(site: asyncio.Server) -> None:
+    """Listen at a shared port, if it was not closed meanwhile.
+
+    Raises:
+        OSError: a process that does not share it listens there by now.
+    """
+    opened = site.sockets
+    for one in opened:
+        with socket.socket(fileno=os.dup(one.fileno())) as same:
+            same.listen(_BACKLOG)  # uvloop's `start_serving` would only log that it failed
+    if opened:
+        await site.start_serving()
 
 
 async def port_closed(site: asyncio.Server) -> None:
