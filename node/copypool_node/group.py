@@ -225,6 +225,7 @@ class Landed(msgspec.Struct, frozen=True, eq=False):
     again: list[PendingRecord]  #: append these again with a higher version
     replaced: int = -1  #: records that replaced a file; -1: not known
     crowded: bool = False  #: some of `again` found no room
+    ended: bool = False  #: the extent was ended meanwhile, and whoever did that seals it
 
 
 class ExtentLog:
@@ -293,16 +294,19 @@ class ExtentLog:
         """The commit is in the catalog. Returns whom to answer and what to append again.
 
         With `seal` every refusal is answered as well: the catalog keeps the ones that no group noted, and the caller
-        writes them to the seal footer.
+        writes them to the seal footer. After `kill` it is only about the answers: refusals are kept by the catalog too.
         """
         if len(reply.results) != len(group.records) or reply.length != group.new_length:
             raise self._broken(f"the reply to group {group.number} is for another group: length {reply.length}")
+        if self.dead:
+            verdicts = [Verdict(*pair, group.twin) for pair in zip(group.records, reply.results, strict=True)]
+            return Landed(verdicts, [], reply.replaced, ended=True)
         self._written.popleft()
         self.committed_length = reply.length
         self.revision = reply.revision
         self.last_group = group.number
         self._story.append(f"landed {group.number}, revision {reply.revision}")
-        verdicts: list[Verdict] = []
+        verdicts = []
         again: list[PendingRecord] = []
         crowded = False
         for index, (record, result) in enumerate(zip(group.records, reply.results, strict=True)):

@@ -179,6 +179,8 @@ class OpenExtent:
                 self._session.clock.versions.observe(result.version)
         self._session.saw_revision(reply.revision)
         landed = self.log.landed(group, reply, seal=seal)
+        if landed.ended:
+            return landed
         self.holding.length = self.log.committed_length
         self.holding.trace = tracing.current()
         self.holding.sealed = seal

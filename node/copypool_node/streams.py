@@ -232,6 +232,7 @@ class StreamPool:
     async def _commit(self, extent: OpenExtent, group: Group) -> None:
         seal = group.new_length >= self._limits.extent_soft_bytes
         landed = await extent.commit(group, seal=seal)
+        seal = seal and not landed.ended
         if seal:
             self.volume.extent_ended()
             self._sealer.finish(extent, [one for one in landed.verdicts if one.result.outcome != "committed"])

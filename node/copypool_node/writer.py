@@ -164,6 +164,7 @@ class Lane:
                 self._fail(group.records, refusal_of_group(exc))
             self._abandon(extent, f"a commit failed: {exc.message}", unresolved)
         else:
+            seal = seal and not landed.ended
             self._queue.learn(landed)
             if landed.again:
                 self._queue.put_back(landed.again)

@@ -429,6 +429,29 @@ async def test_the_seal_of_the_leader_reaches_an_extent_that_was_opened_ahead(
         assert again.segment.extent == 3
 
 
+@pytest.mark.parametrize("size_bytes", [1, 2 * 1024 * 1024])
+async def test_a_write_that_landed_before_the_leader_s_seal_is_answered_although_the_reply_comes_behind_it(
+    tmp_path: Path, coordinator: FakeCoordinator, size_bytes: int
+) -> None:
+    async with running_node(tmp_path, coordinator) as node:
+        coordinator.lose_replies["commit"] = 1
+        gate = coordinator.hold("commit", after=1)
+        write = asyncio.create_task(node.put("a", os.urandom(size_bytes)))
+        await eventually(lambda: coordinator.waiting["commit"] == 1, "it has landed, and is asked about again")
+        reply = coordinator.seal(1)
+        await node.command(
+            "seal", SealCommand(1, 1, node.volume, reply.generation, reply.length, reply.group, reply.refusals)
+        )
+        gate.set()
+        async with asyncio.timeout(20):
+            receipt = await write
+        assert coordinator.files[1, "a"].version == receipt.version
+        await eventually(lambda: node.node.metrics.extents_sealed == 1, "the footer is written")
+        assert node.node.volumes[0].open_extents == 0
+        assert receipt.segment is not None
+        assert len((await node.get(receipt.segment, receipt.version))[1]) == size_bytes
+
+
 async def test_an_idle_extent_is_sealed(tmp_path: Path, coordinator: FakeCoordinator) -> None:
     async with running_node(tmp_path, coordinator, limits=quick_limits(idle_seal_s=0.2)) as node:
         await node.put("small", b"1")
