@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from contextlib import aclosing
 from email.utils import formatdate
 from functools import lru_cache
@@ -56,7 +57,7 @@ from copypool.protocol.routes import (
 )
 from copypool.protocol.tokens import Principal, Role
 from copypool.protocol.versions import time_ms_of
-from copypool.serving.heads import Asked, Asks, Told
+from copypool.serving.heads import Asked, Asks, Told, write_start
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
@@ -66,7 +67,7 @@ from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.routing import Place, end_of
-from copypool_coordinator.rows import FileFlag, FileRow
+from copypool_coordinator.rows import FileFlag
 from copypool_coordinator.streaming import Reading
 
 PREFIX = "/v1/files/"
@@ -129,11 +130,14 @@ class FilesHttp:
     async def small(self, asked: Asked, target: str) -> Told | None:
         """As `handle` for a GET without range and condition; None: not a small file, nothing was answered."""
         namespace, path = self._readable(asked, target)
-        located = await self._locator.find(namespace, path)
-        row = located.row
+        row = await self._locator.row(namespace, path)
         if row.flags & FileFlag.multipart or row.size > SMALL_MAX_BYTES:
             return None
-        return Told(200, {**_about(row), **_content(row)}, await self._reading.small(located))
+        payload = self._reading.kept(row)
+        if payload is None:
+            payload = await self._reading.small(await self._locator.locate(namespace, path, row, 0))
+        headers, start = _whole(row.version, row.digest)
+        return Told(200, headers, payload, start)
 
     def _readable(self, request: Asks, target: str) -> tuple[int, str]:
         """Id of the namespace and path, if the caller may read there."""
@@ -147,13 +151,13 @@ class FilesHttp:
     async def _get(self, request: web.BaseRequest, located: Located) -> web.StreamResponse:
         row = located.row
         etag = etag_of(row.version)
-        headers = _about(row)
+        headers = _about(row.version, row.digest)
         asked = request.headers
         if is_other(asked, etag):
             raise PreconditionFailed(f"{located.path!r}: the current version is {row.version}", version=row.version)
         if "If-None-Match" in asked and not_modified(asked, etag):
             return web.Response(status=304, headers=headers)
-        headers |= _content(row)
+        headers |= _content(row.version)
         start, stop, status = 0, row.size, 200
         if "Range" in asked:
             try:
@@ -321,23 +325,30 @@ class FilesHttp:
         return text, first_sent
 
 
-def _about(row: FileRow) -> dict[str, str]:
+def _about(version: int, digest: bytes) -> dict[str, str]:
     """Headers that name the version, of every answer about it."""
     return {
-        "ETag": etag_of(row.version),
-        VERSION: str(row.version),
-        DIGEST: format_digest(row.digest),
+        "ETag": etag_of(version),
+        VERSION: str(version),
+        DIGEST: format_digest(digest),
         "Accept-Ranges": "bytes",
     }
 
 
-def _content(row: FileRow) -> dict[str, str]:
+def _content(version: int) -> dict[str, str]:
     """Headers of its bytes."""
     return {
         "Content-Type": OCTETS,
         "X-Content-Type-Options": "nosniff",
-        "Last-Modified": _http_date(time_ms_of(row.version) // 1000),
+        "Last-Modified": _http_date(time_ms_of(version) // 1000),
     }
+
+
+@lru_cache(4096)
+def _whole(version: int, digest: bytes) -> tuple[Mapping[str, str], bytes]:
+    """Headers of an answer with all of its bytes, also as they are sent."""
+    headers = {**_about(version, digest), **_content(version)}
+    return headers, write_start(200, headers)
 
 
 @lru_cache(4096)

@@ -83,10 +83,14 @@ class Locator:
             CatalogDown: etcd does not answer.
             Unavailable: the row kept changing under the reads.
         """
+        return await self.locate(namespace, path, await self.row(namespace, path, version), version)
+
+    async def row(self, namespace: int, path: str, version: int = 0) -> FileRow:
+        """The file's row alone; raises as `find` does."""
         row = await self.lookups.get(namespace, path, version)
         if row is None:
             raise _not_found(path, version)
-        return await self.locate(namespace, path, row, version)
+        return row
 
     async def locate(self, namespace: int, path: str, row: FileRow, version: int) -> Located:
         """The extents of a row that was just read."""

@@ -35,7 +35,7 @@ from copypool_coordinator.metrics import Metrics
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.reports import Reports
 from copypool_coordinator.routing import Place
-from copypool_coordinator.rows import FileFlag
+from copypool_coordinator.rows import FileFlag, FileRow
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,15 @@ class Reading:
         self._manifest_segments = 0
         self._manifest_decoder = msgspec.msgpack.Decoder(list[SegmentRef])
 
+    def kept(self, row: FileRow) -> bytes | None:
+        """The whole payload of a file, if it is at hand."""
+        if row.size == 0:
+            return b""
+        kept = self._kept.get(row.digest)
+        if kept is not None:
+            self._metrics.kept_reads += 1
+        return kept
+
     async def small(self, located: Located) -> bytes:
         """The whole payload of a file of one small segment.
 
@@ -76,11 +85,8 @@ class Reading:
             NotFound: this version is gone.
             Unavailable, DigestMismatch, DataLost: no place could give its bytes.
         """
-        if located.row.size == 0:
-            return b""
-        kept = self._kept.get(located.row.digest)
+        kept = self.kept(located.row)
         if kept is not None:
-            self._metrics.kept_reads += 1
             return kept
         refreshed = False
         while True:
