@@ -2,9 +2,10 @@
 
 Whoever has one is the only reader of the connection while its transport's reading is paused, or its only writer while
 nothing waits in the transport; afterwards the transport has the connection again. Calls on a thread wait for the other
-side for a few milliseconds at most, longer waits are the loop's: a peer that stands still costs no thread, one that trickles
-holds one for these milliseconds, and a thread ends soon after whoever waits for it was cancelled. The descriptor is closed by whoever lets go last, the loop or that thread.
-Closing it does not close the connection, which ends once the transport's descriptor is closed too.
+side for a few milliseconds at most, longer waits are the loop's: a peer that stands still costs no thread, one that
+trickles holds one for these milliseconds, and a thread ends soon after whoever waits for it was cancelled. The
+descriptor is closed by whoever lets go last, the loop or that thread. Closing it does not close the connection, which
+ends once the transport's descriptor is closed too.
 """
 
 from __future__ import annotations
