@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Longer segments go the ordinary way, which sends them piece by piece.
 SHORT_MAX_BYTES = 64 * 1024
-
-
 #: What a request says is worked out once for so many requests; what may change meanwhile is looked at each time.
 SEGMENTS_KEPT = 4096
 _TARGET_KEPT_MAX_BYTES = 1024  #: longer targets are worked out each time
