@@ -53,7 +53,7 @@ def receipt_of(record: PendingRecord, result: EntryResult, volume: str, twin: st
     if outcome == "stale":  # nobody's condition failed: a write that is sent again gets a higher version
         return Overloaded(where + (message or "a newer version landed meanwhile") + ": repeat with the same write id")
     if outcome == "contended":
-        return Overloaded(where + (message or "too many writers replace this file: repeat with the same write id"))
+        return Overloaded(where + (message or "too many writers replace this file") + ": repeat with the same write id")
     if outcome == "forbidden":
         return Forbidden(where + (message or "the capability does not cover it, or the namespace is gone"))
     if outcome == "unknown_write":
