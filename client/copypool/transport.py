@@ -33,7 +33,8 @@ _DIRECT_MIN_BYTES = 1024 * 1024  #: what is left of a body when it is worth a th
 _PATIENCE_S = 0.005  #: a thread waits for bytes so long at most; longer waits are the loop's
 _READY_MAX = 2  #: things made ready by a thread before they are handed out
 #: Memory that was freed is used again up to this size. Without it glibc returns that of each long piece to the kernel,
-#: and clearing fresh pages costs more than receiving into them: 770 us of CPU per MiB read and checked instead of 430.
+#: and clearing fresh pages costs more than receiving into them: 650 to 840 us of the SDK's CPU per MiB read and checked
+#: instead of 420 to 560, read as `make bench BENCH="--only stream-get"` does.
 _KEPT_BYTES = 24 * 1024 * 1024
 ANSWER_MAX_BYTES = 64 * 1024 * 1024  #: of one whole answer; longer ones are streams
 

@@ -96,15 +96,21 @@ def test_a_body_is_received_whole_and_its_connection_is_used_again(run: Callable
     run(_read_twice())
 
 
-async def test_a_body_that_stalls_is_given_up() -> None:
-    async with serving(half) as (url, _), Transport(timeouts=Timeouts(stall_s=0.1)) as transport:
+async def _failing(send: Send, timeouts: Timeouts) -> tuple[LinkFailed, bytes]:
+    """How the read of a body that `send` does not send whole fails, and what was taken before."""
+    async with serving(send) as (url, _), Transport(timeouts=timeouts) as transport:
         stream = await transport.open(url, headers={})
         taker = Collecting()
         with pytest.raises(LinkFailed) as caught:
             await read_all(stream, taker)
         stream.close()
-    assert caught.value.reason == "stall"
-    assert taker.got == BODY[: SIZE // 2], "all that came was taken before"
+    return caught.value, bytes(taker.got)
+
+
+async def test_a_body_that_stalls_is_given_up() -> None:
+    failure, got = await _failing(half, Timeouts(stall_s=0.1))
+    assert failure.reason == "stall"
+    assert got == BODY[: SIZE // 2], "all that came was taken before"
 
 
 async def test_a_body_that_ends_early_is_an_error() -> None:
@@ -113,14 +119,9 @@ async def test_a_body_that_ends_early_is_an_error() -> None:
         writer.close()
         await writer.wait_closed()
 
-    async with serving(half_and_end) as (url, _), Transport() as transport:
-        stream = await transport.open(url, headers={})
-        taker = Collecting()
-        with pytest.raises(LinkFailed) as caught:
-            await read_all(stream, taker)
-        stream.close()
-    assert caught.value.reason == "error"
-    assert taker.got == BODY[: len(taker.got)]
+    failure, got = await _failing(half_and_end, Timeouts())
+    assert failure.reason == "error"
+    assert got == BODY[: len(got)]
 
 
 async def test_a_read_that_is_cancelled_gives_its_descriptors_back() -> None:
