@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from copypool import Client
-from kit.cluster import RealCluster, real_cluster
+from kit.cluster import RealCluster, real_cluster, until
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,8 @@ def shared_cluster() -> Iterator[RealCluster]:
 async def cluster(shared_cluster: RealCluster) -> AsyncIterator[RealCluster]:
     yield shared_cluster
     await shared_cluster.heal()
+    async with shared_cluster.client() as client:
+        await until(lambda: shared_cluster.is_at_rest(client), "no process runs any more", within_s=60)
 
 
 @pytest.fixture

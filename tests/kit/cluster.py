@@ -111,6 +111,10 @@ class RealCluster:
         """Whether every live byte is proven to be where policy says."""
         return (await client.status()).healthy
 
+    async def is_at_rest(self, client: Client) -> bool:
+        """Whether no process that an operator started is under way."""
+        return not await client.operator.processes(running=True)
+
     async def pulled_bytes(self) -> int:
         """Bytes that the running nodes have pulled from each other since each of them started."""
         return await asyncio.to_thread(self.supervisor.pulled_bytes)
