@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from copypool.dev import settings
+from copypool.dev.supervisor import Supervisor
+from copypool.protocol.errors import Unavailable
 from kit.cluster import CLI_TIMEOUT_S
 
 
@@ -78,6 +83,19 @@ async def test_a_cluster_in_a_folder_from_up_to_down(tmp_path: Path) -> None:
         assert (await copypool(tmp_path, "dev", "down", "--wipe"))[0] == 0
     assert not (tmp_path / ".dev").exists()
     assert processes_of(tmp_path) == []
+
+
+def test_a_process_that_ends_while_starting_is_quoted_with_what_it_said_this_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(tmp_path / "cluster")
+    said = "import sys; sys.exit(*sys.argv[1:])"
+    monkeypatch.setattr(settings, "arguments_of", lambda *_: [sys.executable, "-c", said, "a first reason"])
+    with pytest.raises(Unavailable, match=r"etcd1 ended while starting: a first reason \("):
+        supervisor.up()
+    monkeypatch.setattr(settings, "arguments_of", lambda *_: [sys.executable, "-c", said])
+    with pytest.raises(Unavailable, match=r"etcd1 ended while starting: without a word \("):
+        supervisor.up()
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -80,6 +80,7 @@ class Supervisor:
         self.layout = Layout(root)
         self._say = say
         self._etcd: EtcdBinary | None = None
+        self._log_starts: dict[str, int] = {}  # by process: what its log held before it was started here, in bytes
 
     # -- the folder ---------------------------------------------------------------------------
     @property
@@ -278,7 +279,9 @@ class Supervisor:
         arguments = settings.arguments_of(self.layout, process, sys.executable, self._etcd.path)
         # Settings of the starter's environment would override the files of every process alike.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("COPYPOOL_", "ETCD_"))}
-        pid = processes.spawn(arguments, self.layout.log_file(process.name), environment)
+        log_file = self.layout.log_file(process.name)
+        self._log_starts[process.name] = log_file.stat().st_size if log_file.exists() else 0
+        pid = processes.spawn(arguments, log_file, environment)
         _write(self.layout.pid_file(process.name), f"{pid}\n")
 
     def _wait_ready(self, waiting: list[Process], deadline: float) -> None:
@@ -313,8 +316,9 @@ class Supervisor:
 
     def _last_words(self, name: str) -> str:
         path = self.layout.log_file(name)
-        lines = path.read_text(errors="replace").splitlines()[-3:] if path.exists() else []
-        return " | ".join(lines) + f" (see {path})"
+        written = path.read_bytes()[self._log_starts.get(name, 0) :] if path.exists() else b""
+        lines = written.decode("utf-8", "replace").splitlines()[-3:]
+        return f"{' | '.join(lines) or 'without a word'} (see {path})"
 
     def _end(self, names: list[str], timeout_s: float) -> None:
         found = [(name, *self._identity(name)) for name in names]
