@@ -89,11 +89,20 @@ def test_a_process_that_ends_while_starting_is_quoted_with_what_it_said_this_tim
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = Supervisor(tmp_path / "cluster")
-    said = "import sys; sys.exit(*sys.argv[1:])"
-    monkeypatch.setattr(settings, "arguments_of", lambda *_: [sys.executable, "-c", said, "a first reason"])
+
+    def that_exits(word: str) -> None:
+        """What is started instead of etcd; it is recognised by its configuration file's name, as all of them are."""
+        program = f"import sys; sys.exit({word!r})" if word else "raise SystemExit(1)"
+        monkeypatch.setattr(
+            settings,
+            "arguments_of",
+            lambda layout, process, *_: [sys.executable, "-c", program, str(layout.config_file(process))],
+        )
+
+    that_exits("a first reason")
     with pytest.raises(Unavailable, match=r"etcd1 ended while starting: a first reason \("):
         supervisor.up()
-    monkeypatch.setattr(settings, "arguments_of", lambda *_: [sys.executable, "-c", said])
+    that_exits("")
     with pytest.raises(Unavailable, match=r"etcd1 ended while starting: without a word \("):
         supervisor.up()
 
