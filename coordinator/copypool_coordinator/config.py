@@ -148,6 +148,10 @@ def _check(config: Config) -> None:
         raise ConfigError("bootstrap.primary_pool and bootstrap.copy_pool are the same name")
     if config.scrub_floor_bytes_s > config.scrub_ceiling_bytes_s:
         raise ConfigError("scrub_floor_bytes_s is above scrub_ceiling_bytes_s")
+    for endpoint in config.etcd.endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigError(f"etcd.endpoints: {endpoint!r} is not of the form host:port, without a scheme")
     if bool(config.etcd.cert_file) != bool(config.etcd.key_file):
         raise ConfigError("etcd.cert_file and etcd.key_file go together")
     if config.etcd.cert_file and not config.etcd.ca_file:

@@ -24,6 +24,7 @@ from copypool_coordinator.controllers.actions import (
     SealExtent,
     Verify,
 )
+from copypool_coordinator.mounting import is_unavailable
 from copypool_coordinator.obstacles import Obstacles
 from copypool_coordinator.policy import Facts, away_since_ms
 from copypool_coordinator.proof import Domain, Piece, at_policy, held_up_to, is_proven
@@ -184,6 +185,8 @@ def _doing(
         since_ms = away_since_ms(view, place.node, now_ms)
         if since_ms and not place.destroyed:
             found.append(_waiting(view, facts, now_ms, place.node, since_ms))
+        elif is_unavailable(view, location.volume) and location.state == "good":
+            found.append(f"waiting: {place.name} is unavailable by an operator's word; nothing replaces it meanwhile")
     if expected.outlook != "lost":
         found += _waits_for(view, facts, now_ms, extent, row, piece)
     if facts.brake and (found or not at_policy(piece)):

@@ -18,7 +18,7 @@ def not_rebuildable(view: ClusterView, places: Mapping[int, VolumeFacts]) -> lis
     """Primary pools in use with a single node: its loss could be read around, but not healed (never green)."""
     found = []
     for pool in sorted(_primary_pools_in_use(view)):
-        nodes = {place.node for place in places.values() if place.pool == pool and not place.destroyed}
+        nodes = _holders(view, places, pool)
         if len(nodes) == 1:
             found.append(
                 f"no second primary node in pool {_pool(view, pool)!r}: what is lost with {_node(view, nodes.pop())} "
@@ -27,9 +27,32 @@ def not_rebuildable(view: ClusterView, places: Mapping[int, VolumeFacts]) -> lis
     return found
 
 
+def thinned(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
+    """Primary pools in use with several nodes, of which one or none takes bytes now."""
+    found = []
+    for pool in sorted(_primary_pools_in_use(view)):
+        there = _holders(view, places, pool)
+        taking = {place.node for place in places.values() if place.pool == pool and place.writable}
+        if len(there) < 2 or len(taking) > 1:
+            continue
+        others = _named(sorted(_node(view, node) for node in there - taking))
+        if taking:
+            name = _node(view, taking.pop())
+            found.append(
+                f"in pool {_pool(view, pool)!r} only {name} takes bytes now: until {others} does, what is lost with "
+                f"{name} could not be rebuilt"
+            )
+        else:
+            found.append(
+                f"in pool {_pool(view, pool)!r} no node takes bytes now: nothing is written or rebuilt there until one "
+                f"does ({others}); see `copypool volumes`"
+            )
+    return found
+
+
 def warnings(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
     """What the cluster as it is cannot protect against, though everything is where policy says."""
-    found = []
+    found = thinned(view, places)
     nodes = {place.node for place in places.values() if not place.destroyed}
     if len(nodes) == 1:
         found.append(f"{_node(view, next(iter(nodes)))} is the only node with volumes: its loss is the loss of all")
@@ -40,7 +63,7 @@ def warnings(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
         if len(nodes) > 1 and len(where) == 1:
             found.append(f"all nodes are in one {level} ({where.pop()}): nothing protects against its loss")
     for pool, copies in sorted(_copy_pools_in_use(view).items()):
-        holders = {place.node for place in places.values() if place.pool == pool and not place.destroyed}
+        holders = _holders(view, places, pool)
         if len(holders) == 1 and copies:
             found.append(
                 f"copy pool {_pool(view, pool)!r} is on one node, {_node(view, holders.pop())}: while it is away, new "
@@ -65,6 +88,16 @@ def copyless(view: ClusterView, only: str = "") -> list[str]:
     if not names:
         return []
     return [f"by policy namespace {_named(names)} has no copy pool: each byte is on one volume and lost with it"]
+
+
+def _holders(view: ClusterView, places: Mapping[int, VolumeFacts], pool: int) -> set[int]:
+    """Nodes with a volume in this pool that was mounted once and is not given up."""
+    return {
+        place.node
+        for volume, place in places.items()
+        if place.pool == pool and not place.destroyed
+        if (entry := view.volumes_by_id.get(volume)) is not None and entry.row.epoch
+    }
 
 
 def _classes_in_use(view: ClusterView) -> set[int]:

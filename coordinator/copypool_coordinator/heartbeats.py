@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
-from copypool.protocol.internal import HeartbeatRequest, VolumeReport
+from copypool.protocol.internal import HeartbeatRequest, Unmounted, VolumeReport
 
 #: An older heartbeat says nothing any more: three are sent in this time.
 FRESH_S = 10.0
@@ -17,6 +17,8 @@ FRESH_S = 10.0
 PROBE_MAX_AGE_MS = 15_000
 #: `loads` is made anew at most this often.
 _CACHE_S = 0.1
+#: Volumes of one node that are kept in mind as not mounted.
+_UNMOUNTED_MAX = 64
 
 
 class VolumeLoad(NamedTuple):
@@ -41,6 +43,7 @@ class NodeBeat(NamedTuple):
     epoch: int
     seen_s: float
     version_seen: int
+    unmounted: tuple[Unmounted, ...] = ()  #: volumes of its configuration that are not mounted
 
 
 class Heartbeats:
@@ -58,7 +61,9 @@ class Heartbeats:
         known = self._nodes.get(request.node_id)
         if known is not None and known.epoch > request.epoch:
             return
-        self._nodes[request.node_id] = NodeBeat(request.epoch, now_s, request.version_seen)
+        self._nodes[request.node_id] = NodeBeat(
+            request.epoch, now_s, request.version_seen, tuple(request.unmounted[:_UNMOUNTED_MAX])
+        )
         for volume in self._by_node.get(request.node_id, ()):
             load = self._volumes.get(volume)
             # A volume that another node reported meanwhile (moved disk) belongs to the later speaker.
@@ -84,6 +89,15 @@ class Heartbeats:
         """Time since the node spoke here; None: not since this process started."""
         beat = self._nodes.get(node_id)
         return None if beat is None else max(0.0, now_s - beat.seen_s)
+
+    def unmounted(self, now_s: float) -> Mapping[tuple[int, str], str]:
+        """Why volumes are not mounted, by node and name, as nodes said within `FRESH_S`."""
+        return {
+            (node_id, each.volume): each.reason
+            for node_id, beat in self._nodes.items()
+            if now_s - beat.seen_s <= FRESH_S
+            for each in beat.unmounted
+        }
 
     def silent(self, epochs: Mapping[int, int], silent_s: float, now_s: float) -> dict[int, float]:
         """Nodes that spoke here in the epoch that they are in (`epochs`), and not for `silent_s`; since how long.

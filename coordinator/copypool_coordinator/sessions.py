@@ -293,7 +293,8 @@ def _first_claim(volume_id: int, request: MountRequest, pool: int) -> VolumeRow:
     if request.label_epoch != 1:
         raise Conflict(
             f"volume {request.name!r} was mounted {request.label_epoch - 1} times, but this catalog does not know it: "
-            "an older or another catalog"
+            "it was taken out (`copypool delete volume`), or this is an older or another catalog. To use the disk of "
+            "one that was taken out, empty it and give it to the node under a new name"
         )
     return VolumeRow(
         FORMAT,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from copypool.protocol.api import StatusReply
 from copypool.protocol.insight import WAY_OUT
 from copypool.protocol.protection import ScrubProgress
-from copypool_coordinator import exposure, rpo
+from copypool_coordinator import exposure, mounting, rpo
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.lists import names_of, nodes, pool_name, silent_nodes
 from copypool_coordinator.offpolicy import Mark
@@ -98,7 +98,11 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
             for each in rpo.by_namespace(view, facts.marks, facts.opened, facts.now_ms)
             if namespace in ("", each.namespace)
         ],
-        warnings=[*exposure.copyless(view, namespace), *exposure.warnings(view, facts.places)],
+        warnings=[
+            *exposure.copyless(view, namespace),
+            *exposure.warnings(view, facts.places),
+            *mounting.not_let_in(view, facts.heartbeats.unmounted(facts.now_s)),
+        ],
         scrub=facts.scrub,
     )
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
@@ -185,6 +189,7 @@ def _reasons_of_the_leader(view: ClusterView, facts: StatusFacts) -> list[str]:
 
 def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusReply) -> list[str]:
     marks = facts.marks.values()
+    told = facts.heartbeats.unmounted(facts.now_s)
     reasons = []
     reasons += _reasons_of_files(facts, reply)
     if reply.damaged_locations:
@@ -192,9 +197,11 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     missing = sum(mark.missing for mark in marks)
     if missing:
         reasons.append(f"{missing} extent files are not on the volume where the catalog has them")
+    waiting = mounting.kept_waiting(view, facts.marks)
     unprimary = sum(mark.no_primary and not mark.holed for mark in marks)
     if unprimary:
-        reasons.append(f"{unprimary} extents have no good primary location{_when(view, facts)}")
+        reasons.append(f"{unprimary} extents have no good primary location{_when(view, facts, waiting)}")
+    reasons += mounting.unavailable(waiting)
     debts: Counter[int] = Counter()
     for mark in marks:
         debts.update(dict(mark.debt))
@@ -218,14 +225,7 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
         for name, entry in sorted(view.volumes.items())
         if entry.row.access_reason
     ]
-    diskless = [
-        name
-        for name, volume in sorted(view.volumes.items())
-        if volume.row.session and view.node_up(volume.row.node) and not view.volume_mounted(volume.row.id)
-        if volume.row.access not in ("destroyed", "offsite")
-    ]
-    if diskless:
-        reasons.append(f"{names_of(diskless)} not mounted, although their nodes run: see the nodes' logs")
+    reasons += mounting.not_mounted(view, told)
     safe = [name for name, volume in sorted(view.volumes.items()) if _in_safe_mode(facts, volume.row.id)]
     if safe:
         reasons.append(
@@ -303,7 +303,7 @@ def _window_text(view: ClusterView, facts: StatusFacts, pool: int) -> str:
     return f": its copy window opens at {opens:%Y-%m-%d %H:%M}Z"
 
 
-def _when(view: ClusterView, facts: StatusFacts) -> str:
+def _when(view: ClusterView, facts: StatusFacts, waiting: Mapping[str, int]) -> str:
     """What happens about lost primaries: who is waited for, and for how long."""
     if facts.brake:
         return ""
@@ -313,6 +313,8 @@ def _when(view: ClusterView, facts: StatusFacts) -> str:
         left_ms = max(since_ms, node.row.maintenance_until_ms) + facts.policy.grace_ms - facts.now_ms
         if since_ms and left_ms > 0:
             waited.append(f"{node.name} for {left_ms // 1000} s more")
+    if not waited and waiting:
+        return ""
     return f": waiting for {', '.join(waited)}" if waited else ": being rebuilt from copies"
 
 

@@ -139,8 +139,10 @@ class ClusterView:
     def volume_mounted(self, volume_id: int) -> bool:
         """Whether its node has it mounted under the session that lives now: a node may run without its disk."""
         volume = self.volumes_by_id.get(volume_id)
-        session = None if volume is None else self.sessions.get(volume.row.node)
-        return volume is not None and session is not None and volume.row.session in (0, session.mod_revision)
+        if volume is None or not volume.row.epoch:  # one that was only defined
+            return False
+        session = self.sessions.get(volume.row.node)
+        return session is not None and volume.row.session in (0, session.mod_revision)
 
     def volume_reachable(self, volume_id: int) -> bool:
         """Whether the volume's bytes can be read now: its node lives and has it mounted, its access mode allows it."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from copypool.protocol.errors import CopypoolError
-from copypool.protocol.internal import HeartbeatReply, HeartbeatRequest
+from copypool.protocol.internal import UNMOUNTED_REASON_MAX, HeartbeatReply, HeartbeatRequest, Unmounted
 
 if TYPE_CHECKING:
     from copypool_node.session import Session
@@ -78,6 +78,7 @@ class Heart:
             renew,
             [volume.report() for volume in self._volumes if volume.id >= 0],
             session.clock.versions.last,
+            [Unmounted(name, reason[:UNMOUNTED_REASON_MAX]) for name, reason in session.unmounted.items()],
         )
         asked_s = time.monotonic()
         try:

@@ -58,8 +58,9 @@ class VolumeKeeper:
             try:
                 await self._bring_up(volume, epoch)
             except CopypoolError as exc:
-                log.error("volume %s cannot be mounted now: %s", volume.name, exc, extra={"volume": volume.name})
+                self._session.refuse_volume(volume.name, "mounted", exc.message)
             else:
+                self._session.unmounted.pop(volume.name, None)
                 return
             try:
                 async with asyncio.timeout(RETRY_S):

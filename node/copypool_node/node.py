@@ -182,8 +182,9 @@ class Node:
                 create=config.name not in self.session.identity.mounted,
             )
         except CopypoolError as exc:
-            log.error("volume %s cannot be used now: %s", config.name, exc, extra={"volume": config.name})
+            self.session.refuse_volume(config.name, "used", exc.message)
             return False
+        self.session.unmounted.pop(config.name, None)
         volume = MountedVolume(config, disk, self.config.limits, self.session, self.holdings, self.metrics)
         self.verifiers[volume] = Verifier(
             volume, self.session, self.holdings, self.metrics, self.config.limits.commands_queued

@@ -51,6 +51,7 @@ class Session:
         self.catalog_revision = 0
         self.keys: dict[int, NodeKeys] = {}
         self.peers: dict[int, Peer] = {}
+        self.unmounted: dict[str, str] = {}  #: why volumes of the configuration are not mounted, by name
         self.ended = asyncio.Event()  #: set while there is no living session
         self.ended.set()
         self._config = config
@@ -75,6 +76,12 @@ class Session:
     def lease_margin_s(self, now_s: float) -> float:
         """How long the session lasts if nothing renews it any more; 0 without a session."""
         return max(0.0, self.renewed_s + self.ttl_s - now_s) if self.alive else 0.0
+
+    def refuse_volume(self, name: str, what: str, reason: str) -> None:
+        """Note why a volume is not mounted, for heartbeats; the log hears of each reason once, not of every try."""
+        if self.unmounted.get(name) != reason:
+            log.error("volume %s cannot be %s now: %s", name, what, reason, extra={"volume": name})
+        self.unmounted[name] = reason
 
     def hopeless(self, epoch: int) -> bool:
         """Whether a call for this epoch is not worth repeating: it is over, or the node ends while etcd is away."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from copypool.protocol.errors import Fenced, NoSpace, OutcomeUnknown, Unavailable
+from copypool.protocol.errors import Conflict, Fenced, NoSpace, OutcomeUnknown, Unavailable
 from copypool.protocol.internal import (
     DropCommand,
     HeartbeatRequest,
@@ -496,6 +496,34 @@ async def test_a_volume_whose_disk_is_gone_is_not_made_anew(tmp_path: Path, coor
         await eventually(lambda: len(coordinator.requests["heartbeat"]) > 20, "it lives on")
         assert not node.node.ready
         assert not (tmp_path / "n1" / "volume" / "label").exists()
+
+
+async def test_why_a_volume_is_not_mounted_is_told_with_each_heartbeat_until_it_is(
+    tmp_path: Path, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("copypool_node.node.VOLUME_RETRY_S", 0.05)
+    monkeypatch.setattr("copypool_node.keeper.RETRY_S", 0.05)
+
+    def told() -> list[str]:
+        return [each.reason for each in _heartbeats(coordinator)[-1].unmounted]
+
+    async with running_node(tmp_path, coordinator) as node:
+        await node.put("a", b"1")
+        assert told() == []
+    here, elsewhere = tmp_path / "n1" / "volume" / "label", tmp_path / "label"
+    here.rename(elsewhere)
+    refusals = coordinator.errors["mount"]
+    refusals.extend(Conflict("this catalog does not know it") for _ in range(1000))
+    async with running_node(tmp_path, coordinator, wait=False) as node:
+        await eventually(lambda: node.node.session.alive, "the node is registered")
+        await eventually(lambda: any("no label" in reason for reason in told()), "its label is gone")
+        elsewhere.rename(here)
+        await eventually(lambda: told() == ["this catalog does not know it"], "the catalog refuses it")
+        tries = len(refusals)
+        await eventually(lambda: len(refusals) < tries - 5, "it is tried again and again")
+        assert caplog.text.count("this catalog does not know it") == 1, "the log hears of it once"
+        refusals.clear()
+        await eventually(lambda: node.node.ready and told() == [], "it is mounted")
 
 
 async def test_a_volume_that_is_locked_is_used_once_the_other_process_is_gone(

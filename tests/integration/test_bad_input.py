@@ -163,6 +163,24 @@ async def test_a_download_that_is_resumed_never_joins_two_versions(cluster: Real
             assert (response.status, await response.read()) == (200, two)
 
 
+async def test_an_upload_that_is_resumed_does_not_replace_the_file_by_its_end(
+    cluster: RealCluster, client: Client
+) -> None:
+    """`curl -C - -T` sends the rest of a file with a Content-Range; taken for the file, it loses the beginning."""
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    url = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/upload"
+    whole = os.urandom(10_000)
+    await client.put(NAMESPACE, "bad/upload", whole)
+    async with aiohttp.ClientSession() as session:
+        lease = await write_lease(cluster, session)
+        node = f"{lease.url}/v1/files/{lease.namespace_id}/bad/upload"
+        for target, headers in ((url, admin), (node, put_headers(lease))):
+            resumed = {**headers, "Content-Range": "bytes 3000-9999/10000"}
+            async with session.put(target, data=whole[3000:], headers=resumed) as response:
+                assert (response.status, (await response.json())["code"]) == (400, "invalid"), target
+    assert await client.get(NAMESPACE, "bad/upload") == whole
+
+
 async def test_an_unknown_namespace_is_not_found(client: Client) -> None:
     with pytest.raises(NotFound):
         await client.put("nowhere", "file", b"x")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from multidict import CIMultiDict
 
-from copypool.protocol.conditions import byte_range, etag_of
+from copypool.protocol.conditions import byte_range, etag_of, write_condition
 from copypool.protocol.errors import Invalid, RangeNotSatisfiable
 from copypool_coordinator.conditions import is_other, not_modified
 
@@ -77,3 +78,22 @@ def test_if_none_match(text: str, same: bool) -> None:
 )
 def test_a_get_may_ask_for_one_version_alone(headers: dict[str, str], other: bool) -> None:
     assert is_other(headers, ETAG) == other
+
+
+def test_two_lines_of_a_condition_are_one_list() -> None:
+    """RFC 9110, 5.3: what names this version may stand in the second line."""
+    lines = CIMultiDict([("If-Match", '"1"'), ("If-Match", ETAG), ("If-None-Match", '"1"'), ("If-None-Match", ETAG)])
+    assert not is_other(lines, ETAG)
+    assert not_modified(lines, ETAG)
+    assert not not_modified(lines, etag_of(8))
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+def test_no_line_of_a_write_s_condition_is_left_out(name: str) -> None:
+    with pytest.raises(Invalid):
+        write_condition(CIMultiDict([(name, "*"), (name, '"1"')]))
+
+
+def test_a_part_of_a_file_is_not_taken_for_all_of_it() -> None:
+    with pytest.raises(Invalid, match="part of a file"):
+        write_condition({"Content-Range": "bytes 3000-9999/10000"})

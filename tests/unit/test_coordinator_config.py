@@ -29,6 +29,9 @@ def test_a_minimal_file_is_enough_and_stays_on_loopback() -> None:
     [
         ({"nmae": "x"}, "nmae"),
         ({"etcd": {"endpoints": []}}, "endpoints"),
+        ({"etcd": {"endpoints": ["http://a:2379"]}}, "without a scheme"),
+        ({"etcd": {"endpoints": ["a:1", "b"]}}, "'b' is not of the form host:port"),
+        ({"etcd": {"endpoints": ["a:70000"]}}, "'a:70000' is not"),
         ({"etcd": {"endpoints": ["a:1"], "user": "u"}}, "password_file"),
         ({"etcd": {"endpoints": ["a:1"], "cert_file": "c"}}, "key_file"),
         ({"etcd": {"endpoints": ["a:1"], "endpoint": "b"}}, "endpoint"),

@@ -8,13 +8,22 @@ from msgspec.structs import replace
 from copypool.cli.output import status_text
 from copypool.protocol.api import CopiedReply, StatusReply
 from copypool.protocol.errors import Invalid
-from copypool.protocol.internal import HeartbeatRequest
+from copypool.protocol.internal import HeartbeatRequest, Unmounted
 from copypool.telemetry.metrics import render
 from copypool_coordinator import keys, lists, locations, protection_metrics, status, waiting
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
-from copypool_coordinator.rows import FORMAT, ClassRow, ClockRow, CoordinatorRow, CountersRow, LeaderRow, NamespaceRow
+from copypool_coordinator.rows import (
+    FORMAT,
+    ClassRow,
+    ClockRow,
+    CoordinatorRow,
+    CountersRow,
+    LeaderRow,
+    NamespaceRow,
+    VolumeRow,
+)
 from copypool_coordinator.runner import trouble
 from copypool_coordinator.status import StatusFacts
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
@@ -498,3 +507,71 @@ def test_only_steps_that_are_still_tried_are_trouble() -> None:
         "1 step failed 6 times or more in a row, such as 'pull 7 3 1': disk full"
     )
     assert trouble(rests, "disk full", 161.0) == ""
+
+
+async def test_a_primary_pool_that_is_down_to_one_node_is_green_but_not_without_a_word() -> None:
+    """What was on the other is rebuilt, so all is where policy says; the next loss could not be rebuilt."""
+    seen = Seen(ToyCluster(primary_nodes=2))
+    seen.cluster.put(keys.named(keys.NAMESPACE, "default"), NamespaceRow(FORMAT, 1, CLASS))
+    assert (await seen.status()).warnings == []
+    seen.cluster.down(2)
+    reply = await seen.status()
+    assert reply.healthy
+    assert reply.warnings == [
+        "in pool 'primary' only node1 takes bytes now: until node2 does, what is lost with node1 could not be rebuilt"
+    ]
+
+
+async def test_a_node_s_own_words_say_why_its_volume_is_not_mounted() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    view, now_s = seen.cluster.view, seen.cluster.now_ms / 1000
+    epoch = view.sessions[1].mod_revision
+    row = view.volumes["volume1"].row
+    seen.cluster.put(keys.named(keys.VOLUME, "volume1"), replace(row, session=epoch - 1))
+    beats = Heartbeats()
+    reply = await seen.status(heartbeats=beats)
+    assert "volume1 not mounted, although their nodes run: see the nodes' logs" in reply.reasons
+    beats.note(HeartbeatRequest(1, epoch, False, [], 0, [Unmounted("volume1", "its label says 'volume2'")]), now_s)
+    reply = await seen.status(heartbeats=beats)
+    assert "volume 'volume1' is not mounted, although its node runs: its label says 'volume2'" in reply.reasons
+    assert not any("logs" in reason for reason in reply.reasons)
+
+
+async def test_a_volume_that_was_taken_out_and_comes_back_is_not_silently_left_aside() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    beats, now_s = Heartbeats(), seen.cluster.now_ms / 1000
+    epoch = seen.cluster.view.sessions[1].mod_revision
+    beats.note(HeartbeatRequest(1, epoch, False, [], 0, [Unmounted("old", "it was taken out")]), now_s)
+    reply = await seen.status(heartbeats=beats)
+    assert reply.healthy, "nothing is missing with it"
+    assert "node1 cannot mount 'old', so the cluster does not use it: it was taken out" in reply.warnings
+    beats.note(HeartbeatRequest(1, epoch, False, []), now_s)
+    assert (await seen.status(heartbeats=beats)).warnings == []
+
+
+async def test_what_waits_for_a_volume_that_an_operator_made_unavailable_is_not_said_to_be_rebuilt() -> None:
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.set_access(1, "unavailable")
+    reply = await seen.status()
+    first, second = reply.reasons
+    assert first == "1 extents have no good primary location"
+    assert second == (
+        "volume 'volume1' is `unavailable` by an operator's word: 1 extents wait for it and are not made again "
+        "elsewhere; `copypool volume update volume1 --access readwrite` gives it back, `copypool restore volume "
+        "volume1` gives it up"
+    )
+    seen.cluster.down(1)
+    (first, *_) = (await seen.status()).reasons
+    assert "waiting for node1 for" in first, "its node is gone as well, and the grace time runs"
+
+
+async def test_a_volume_that_was_only_defined_is_no_second_place() -> None:
+    seen = Seen(ToyCluster(primary_nodes=1, copy_nodes=2))
+    seen.cluster.put(keys.named(keys.NAMESPACE, "default"), NamespaceRow(FORMAT, 1, CLASS))
+    seen.cluster.put(keys.named(keys.VOLUME, "later"), VolumeRow(FORMAT, 9, b"", PRIMARY, 2, 0, "readwrite"))
+    reply = await seen.status()
+    assert "no second primary node in pool 'primary'" in only(reply)
+    assert not places(seen.cluster.view)[9].up, "nothing of it can be read: no node has mounted it"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from copypool.protocol.api import ANY_VERSION
 from copypool.protocol.errors import Invalid, RangeNotSatisfiable
@@ -27,6 +27,14 @@ _TAG = re.compile(r'"([1-9][0-9]{0,18})"')
 _RANGE = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*", re.IGNORECASE)
 _SEVERAL = re.compile(r"bytes=[-0-9,\s]*[0-9][-0-9,\s]*,[-0-9,\s]*", re.IGNORECASE)
 _RANGE_MAX_CHARACTERS = 256
+
+
+@runtime_checkable
+class _ManyLines(Protocol):
+    """Headers that may have several lines of a name, as aiohttp's."""
+
+    def getall(self, key: str) -> list[str]:
+        """All lines of a name that is there."""
 
 
 class WriteCondition(NamedTuple):
@@ -42,8 +50,13 @@ def etag_of(version: int) -> str:
 
 
 def write_condition(headers: Mapping[str, str]) -> WriteCondition:
-    """The condition of a PUT or DELETE; `Invalid` when it cannot be kept."""
-    absent, match = headers.get("If-None-Match"), headers.get("If-Match")
+    """The condition of a PUT or DELETE; `Invalid` when it cannot be kept, or the body is part of a file alone."""
+    if "Content-Range" in headers:
+        raise Invalid(
+            "a body with Content-Range is part of a file, and would replace all of it: send the whole file, or use "
+            "`copypool put`"
+        )
+    absent, match = whole_field(headers, "If-None-Match"), whole_field(headers, "If-Match")
     if headers.get("If-Unmodified-Since") is not None and match is None:
         raise Invalid("If-Unmodified-Since is too coarse to keep an update: send the ETag as If-Match")
     if absent is not None and absent.strip() != "*":
@@ -60,6 +73,14 @@ def _version_of(text: str) -> int:
     if tag is None or int(tag[1]) > VERSION_MAX:
         raise Invalid("If-Match takes `*` or one ETag, in quotes, as a GET gave it")
     return int(tag[1])
+
+
+def whole_field(headers: Mapping[str, str], name: str) -> str | None:
+    """A header that holds a list, with all of its lines as one (RFC 9110, 5.3); None: it is not there."""
+    line = headers.get(name)
+    if line is None or not isinstance(headers, _ManyLines):
+        return line
+    return ", ".join(headers.getall(name))
 
 
 def byte_range(headers: Mapping[str, str], etag: str, size_bytes: int) -> tuple[int, int] | None:

@@ -23,6 +23,10 @@ EXTENT_HEADER_BYTES = 4096  #: offset of the first group; the shortest valid len
 PULL_COMMIT_BYTES = 16 * 1024 * 1024
 
 
+#: Characters that a node tells of why a volume is not mounted.
+UNMOUNTED_REASON_MAX = 500
+
+
 class Internal(msgspec.Struct, array_like=True):
     """Base of the array-like structs below."""
 
@@ -104,6 +108,13 @@ class VolumeReport(Internal):
     safe_mode: bool = False  #: it has seen a newer catalog than this one: nothing is written, cut or deleted there
 
 
+class Unmounted(Internal):
+    """A volume of a node's configuration that is not mounted, in a heartbeat."""
+
+    volume: str  #: its name
+    reason: str  #: at most `UNMOUNTED_REASON_MAX` characters
+
+
 class ReadFault(Internal):
     """Failures that clients or pullers told us of, summed per second; it makes nobody mark anything."""
 
@@ -121,6 +132,7 @@ class HeartbeatRequest(Internal):
     renew: bool  #: exactly one coordinator a round gets True, and only while all probes are fresh
     volumes: list[VolumeReport]
     version_seen: int = 0  #: highest version minted or observed
+    unmounted: list[Unmounted] = []  #: what operators should hear of, one entry a volume
 
 
 class VolumeDirective(Internal):
