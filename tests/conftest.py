@@ -23,7 +23,7 @@ _PACKAGES = ["copypool", "copypool_node", "copypool_coordinator"]
 _BLOCKING_BY_DESIGN = ["copypool.dev"]
 #: They live as long as the process: gRPC's poller (see the etcd door) and default executors, which end with their loop.
 _THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
-_SETTLE_S = 5.0
+_SETTLE_S = 20.0
 
 # How fast examples are made says something about the machine's load, nothing about the code. Shrinking may outlast a
 # test's time, and that ends the run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.

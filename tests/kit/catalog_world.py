@@ -207,7 +207,7 @@ class World:
         catalog = Catalog(etcd, name, CatalogSettings(silence_s=60.0, flush_s=3600.0), clock)
         await catalog.start()
         self._stack.push_async_callback(catalog.close)
-        await catalog.ready(10.0)
+        await catalog.ready(60.0)
         return catalog
 
     async def node(self, name: str, pool: str = "primary", pool_type: PoolType = "primary") -> TestNode:
@@ -225,14 +225,14 @@ class World:
         request = RegisterRequest(node.node_id, node.nonce, f"http://{node.name}", "z1", node.name, "0")
         node.epoch = (await (catalog or self.catalog).register(request)).epoch
         epoch = node.epoch
-        await self.catalog.wait_for(lambda view: view.revision >= epoch, 5.0)
+        await self.catalog.wait_for(lambda view: view.revision >= epoch, 60.0)
         return epoch
 
     async def mount(self, node: TestNode, volume: str, pool: str, pool_type: PoolType) -> int:
         """Mount a new volume of a node; its id."""
         request = MountRequest(node.node_id, node.epoch, volume, os.urandom(16), pool, pool_type, 1, os.urandom(16))
         row, revision = await self.catalog.mount(request)
-        await self.catalog.wait_for(lambda view: view.revision >= revision, 5.0)
+        await self.catalog.wait_for(lambda view: view.revision >= revision, 60.0)
         node.volumes[pool] = row.id
         node.volume = row.id
         return row.id
@@ -250,7 +250,7 @@ class World:
         volume = node.volumes.get("primary", node.volume)
         opened = await catalog.open_extent(OpenExtentRequest(node.node_id, node.epoch, volume, known.class_id))
         extent = opened.extent
-        await catalog.wait_for(lambda view: extent in view.extents, 5.0)
+        await catalog.wait_for(lambda view: extent in view.extents, 60.0)
         return Writer(
             self, node, known.id, known.class_id, volume, extent, opened.generation, opened.revision
         )  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,21 +23,29 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 POLL_S = 0.03
+#: Below those that Linux hands out to outgoing connections: one of them would take the port of a process that is about
+#: to start, or is killed and started again.
+_PORTS = range(20_000, 32_000)
 
 
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nothing listens on at this moment, all different."""
+    found: list[int] = []
     with ExitStack() as sockets:
-        held = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for listener in held:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in held]
+        for port in random.sample(_PORTS, len(_PORTS)):
+            listener = sockets.enter_context(socket.socket())
+            with suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"no {count} free ports on 127.0.0.1")
 
 
 class EtcdMember:

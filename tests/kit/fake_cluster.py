@@ -32,7 +32,7 @@ ADMIN = "cpt_admin"
 FIRST_OFFSET = 4096
 
 #: Short enough for tests, long enough for a busy machine.
-QUICK = Timeouts(connect_s=1.0, first_byte_s=0.4, stall_s=0.3, rpc_answer_s=1.0, write_answer_s=2.0)
+QUICK = Timeouts(connect_s=5.0, first_byte_s=1.0, stall_s=1.0, rpc_answer_s=2.0, write_answer_s=5.0)
 
 
 class FakeCluster:
@@ -64,7 +64,7 @@ class FakeCluster:
     ) -> None:
         await asyncio.gather(*(server.stop() for server in (*self.nodes, *self.coordinators)))
 
-    async def client(self, token: str = ADMIN, timeouts: Timeouts = QUICK, write_deadline_s: float = 5.0) -> Client:
+    async def client(self, token: str = ADMIN, timeouts: Timeouts = QUICK, write_deadline_s: float = 30.0) -> Client:
         """A client of this cluster; use it with `async with`."""
         urls = [coordinator.url for coordinator in self.coordinators]
         return await Client.connect(

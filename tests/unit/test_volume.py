@@ -106,7 +106,7 @@ async def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Pat
         sys.executable, "-c", script, str(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await holder.stdout.readline() == b"open\n"
         with pytest.raises(VolumeRefused, match="another process"):
             await open_volume(tmp_path)
