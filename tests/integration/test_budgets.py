@@ -40,7 +40,7 @@ async def test_copies_into_a_pool_keep_to_its_budget(cluster: RealCluster, clien
     async def shared_out() -> bool:
         return await limits(cluster, "copy") == [BUDGET_BYTES_S // 2] * 2
 
-    await until(shared_out, "both copy volumes keep to their share", within_s=20)
+    await until(shared_out, "both copy volumes keep to their share", within_s=60)
     before = await cluster.pulled_bytes()
     began_s = time.monotonic()
     for number in range(FILES):
@@ -63,7 +63,7 @@ async def test_primaries_are_rebuilt_while_the_copy_pool_s_window_is_closed(
 ) -> None:
     content = random.Random(99).randbytes(MIB)
     await client.put(NAMESPACE, "window/primary", content)
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
     (segment,) = (await client.stat(NAMESPACE, "window/primary")).segments
     (primary,) = [each for each in segment.locations if each.pool_type == "primary"]
     later = datetime.now(UTC) + timedelta(hours=12)
@@ -87,7 +87,7 @@ async def test_primaries_are_rebuilt_while_the_copy_pool_s_window_is_closed(
 async def test_the_blocking_client_asks_and_operates_as_well(cluster: RealCluster, client: Client) -> None:
     """A program without an event loop, beside the cluster."""
     await client.put(NAMESPACE, "blocking", b"x")
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
     urls = [process.url for process in cluster.plan.of("coordinator")]
     token = cluster.layout.admin_token.read_text().strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable
@@ -11,13 +12,16 @@ import pytest
 from yarl import URL
 
 from copypool import Client
-from copypool.dev.supervisor import STOP_TIMEOUT_S
 from copypool.protocol.errors import CatalogDown, OutcomeUnknown
+from copypool.writing import WRITE_DEADLINE_S
 from kit.cluster import RealCluster, until
 from kit.workload import NAMESPACE
 
 MIB = 1024 * 1024
-FAST_S = 6.0  #: an etcd election is waited out, at the node and in the SDK; no more
+STOP_S = 30.0  #: from SIGTERM to SIGKILL
+#: An etcd election is waited out, at the node and in the SDK (3 s together); a call that does not know etcd to be away
+#: goes on to its deadline.
+FAST_S = WRITE_DEADLINE_S / 2
 
 
 async def timed(work: Awaitable[object]) -> float:
@@ -48,7 +52,7 @@ async def test_without_etcd_every_write_says_so_fast_and_all_resumes(cluster: Re
                 return True
             raise AssertionError("a write was acknowledged without etcd")
 
-        await until(known, "the loss of etcd is known", within_s=20)
+        await until(known, "the loss of etcd is known", within_s=60)
         assert await timed(client.put(NAMESPACE, "away/put", b"x")) < FAST_S
         assert await timed(client.put(NAMESPACE, "away/large", bytes(2 * MIB))) < FAST_S
         assert await timed(client.delete(NAMESPACE, "away/kept")) < FAST_S
@@ -68,8 +72,8 @@ async def test_without_etcd_every_write_says_so_fast_and_all_resumes(cluster: Re
         assert (stored.code, "etcd" in stored.err) == (7, True), stored
 
         started = time.monotonic()
-        await cluster.terminate("node1")
-        assert time.monotonic() - started < STOP_TIMEOUT_S, "it had to be killed"
+        await asyncio.to_thread(cluster.supervisor.terminate, "node1", STOP_S)
+        assert time.monotonic() - started < STOP_S, "it had to be killed"
         await cluster.start("etcd1")
         await cluster.start("node1")
 
@@ -77,7 +81,7 @@ async def test_without_etcd_every_write_says_so_fast_and_all_resumes(cluster: Re
         await client.put(NAMESPACE, "away/again", b"again")
         return await client.get(NAMESPACE, "away/kept") == b"kept"
 
-    await until(resumed, "everything resumes by itself", within_s=30)
+    await until(resumed, "everything resumes by itself", within_s=60)
     listed = {entry.path async for entry in client.list(NAMESPACE, "away/")}
     assert listed - {"away/first"} == {"away/kept", "away/again"}
 
@@ -97,7 +101,7 @@ async def test_without_etcd_lookups_fail_fast_streams_go_on_and_everything_resum
         started = time.monotonic()
         with pytest.raises(CatalogDown):
             await client.get(NAMESPACE, "down/small")
-        assert time.monotonic() - started < 10  # the SDK waits out an election, no longer
+        assert time.monotonic() - started < FAST_S
         shown = await cluster.cli("status")
         assert (shown.code, b"catalog_down" in shown.out.splitlines()[0]) == (3, True), shown
 
@@ -111,5 +115,5 @@ async def test_without_etcd_lookups_fail_fast_streams_go_on_and_everything_resum
         await client.put(NAMESPACE, "down/after", b"after")
         return await client.get(NAMESPACE, "down/small") == b"small"
 
-    await until(resumed, "everything resumes by itself", within_s=30)
-    await client.wait_copied(timeout_s=30)
+    await until(resumed, "everything resumes by itself", within_s=60)
+    await client.wait_copied(timeout_s=60)

@@ -25,7 +25,7 @@ async def test_a_flipped_bit_of_a_primary_is_served_from_the_copy_and_mended(
 ) -> None:
     content = random.Random(6).randbytes(200_000)
     await client.put(NAMESPACE, "flip/primary", content)
-    await client.wait_copied(timeout_s=20)
+    await client.wait_copied(timeout_s=60)
     extent, location = await primary_of(client, "flip/primary")
     cluster.flip(location.node, extent, location.offset + 100_000)
 
@@ -57,7 +57,7 @@ async def test_bad_blocks_at_different_places_of_both_locations_lose_nothing(
     path = f"flip/both-{apart_bytes}"
     content = random.Random(7).randbytes(3 * STRIPE_BYTES)
     await client.put(NAMESPACE, path, content)
-    await client.wait_copied(timeout_s=20)
+    await client.wait_copied(timeout_s=60)
     (segment,) = (await client.stat(NAMESPACE, path)).segments
     for number, location in enumerate(segment.locations):
         cluster.flip(location.node, segment.extent, location.offset + 100_000 + number * apart_bytes)
@@ -68,7 +68,7 @@ async def test_bad_blocks_at_different_places_of_both_locations_lose_nothing(
         kinds = {(event.kind, event.volume) async for event in client.events() if event.extent == segment.extent}
         return all(("LocationDamaged", location.volume) in kinds for location in segment.locations)
 
-    await until(both_marked, "both locations are found to be damaged", within_s=30)
+    await until(both_marked, "both locations are found to be damaged", within_s=60)
     await until(lambda: cluster.is_green(client), "both are mended from each other's good blocks", within_s=60)
     shown = await client.stat(NAMESPACE, path)
     assert {location.pool_type for location in shown.segments[0].locations if location.state == "good"} == {

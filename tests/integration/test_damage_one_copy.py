@@ -20,12 +20,17 @@ def shared_cluster() -> Iterator[RealCluster]:
         yield cluster
 
 
+async def happened(client: Client, extent: int) -> set[tuple[str, str]]:
+    """Kinds of the extent's events, with their volumes."""
+    return {(event.kind, event.volume) async for event in client.events() if event.extent == extent}
+
+
 async def test_a_damaged_copy_serves_its_good_blocks_while_its_replacement_grows(
     cluster: RealCluster, client: Client
 ) -> None:
     content = random.Random(12).randbytes(5 * STRIPE_BYTES)
     await client.put(NAMESPACE, "both", content)
-    await client.wait_copied(timeout_s=20)
+    await client.wait_copied(timeout_s=60)
     (segment,) = (await client.stat(NAMESPACE, "both")).segments
     (primary,) = [location for location in segment.locations if location.pool_type == "primary"]
     (copy,) = [location for location in segment.locations if location.pool_type == "copy"]
@@ -37,6 +42,13 @@ async def test_a_damaged_copy_serves_its_good_blocks_while_its_replacement_grows
     found = await cluster.cli("audit", "volume", copy.volume, "--no-wait")
     assert found.code == 0, found
 
+    async def marked() -> bool:
+        """From now on, and not before, green means that it was mended."""
+        assert await client.get(NAMESPACE, "both") == content
+        return ("LocationDamaged", copy.volume) in await happened(client, segment.extent)
+
+    await until(marked, "the copy is found to be damaged", within_s=60)
+
     async def mended() -> bool:
         assert await client.get(NAMESPACE, "both") == content
         return await cluster.is_green(client)
@@ -47,7 +59,7 @@ async def test_a_damaged_copy_serves_its_good_blocks_while_its_replacement_grows
 async def test_a_rotten_source_of_a_repair_is_found_without_any_reader(cluster: RealCluster, client: Client) -> None:
     content = random.Random(13).randbytes(5 * STRIPE_BYTES)
     await client.put(NAMESPACE, "unread", content)
-    await client.wait_copied(timeout_s=20)
+    await client.wait_copied(timeout_s=60)
     (segment,) = (await client.stat(NAMESPACE, "unread")).segments
     (primary,) = [location for location in segment.locations if location.pool_type == "primary"]
     (copy,) = [location for location in segment.locations if location.pool_type == "copy"]
@@ -58,9 +70,8 @@ async def test_a_rotten_source_of_a_repair_is_found_without_any_reader(cluster: 
     assert (await cluster.cli("audit", "volume", copy.volume, "--no-wait")).code == 0
 
     async def primary_marked() -> bool:
-        kinds = {(event.kind, event.volume) async for event in client.events() if event.extent == segment.extent}
-        return ("LocationDamaged", primary.volume) in kinds
+        return ("LocationDamaged", primary.volume) in await happened(client, segment.extent)
 
-    await until(primary_marked, "the puller's finding makes the source verify itself", within_s=30)
+    await until(primary_marked, "the puller's finding makes the source verify itself", within_s=60)
     await until(lambda: cluster.is_green(client), "both are mended", within_s=60)
     assert await client.get(NAMESPACE, "unread") == content

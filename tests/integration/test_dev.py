@@ -57,7 +57,7 @@ async def test_a_cluster_in_a_folder_from_up_to_down(tmp_path: Path) -> None:
         # The other commands find the profile of this folder by themselves.
         (tmp_path / "letter").write_bytes(b"dear store")
         assert (await copypool(tmp_path, "put", "letter", "default/letter"))[0] == 0
-        assert (await copypool(tmp_path, "wait", "--copied", "--timeout", "30"))[0] == 0
+        assert (await copypool(tmp_path, "wait", "--copied", "--timeout", "60"))[0] == 0
 
         assert (await copypool(tmp_path, "dev", "kill", "node1"))[0] == 0
         assert (await processes(tmp_path))["node1"]["state"] == "down"

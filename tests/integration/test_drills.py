@@ -42,7 +42,7 @@ async def copy_again(cluster: RealCluster, client: Client) -> None:
     """Everything is copied again."""
     freed = await cluster.cli("pool", "update", "copy", "--window", "always")
     assert freed.code == 0, freed.err
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
 
 
 async def primaries(cluster: RealCluster) -> list[str]:
@@ -57,7 +57,7 @@ async def test_copies_alone_give_every_file_and_the_log_keeps_it(cluster: RealCl
     for path, body in bodies.items():
         await client.put(NAMESPACE, path, body)
     await client.put(NAMESPACE, "drill/parts", source.randbytes(40 << 20))
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
     for name in await primaries(cluster):
         await cluster.stop(name)  # whoever asks a primary now waits in vain
     try:
@@ -81,63 +81,68 @@ async def test_copies_alone_give_every_file_and_the_log_keeps_it(cluster: RealCl
 
 
 async def test_what_is_not_copied_yet_is_counted_apart(cluster: RealCluster, client: Client) -> None:
-    await client.put(NAMESPACE, "owed/before", b"x" * 1000)
-    await client.wait_copied(timeout_s=20)
+    await client.namespace_create("owing")
+    await client.put("owing", "before", b"x" * 1000)
+    await client.wait_copied(timeout_s=60)
     await hold_copies(cluster)
-    await client.put(NAMESPACE, "owed/after", b"y" * 2000)
-    shown = await cluster.cli("drill", "read-from-copies", "--sample", "1000", "--json", "--namespace", NAMESPACE)
+    await client.put("owing", "after", b"y" * 2000)
+    shown = await cluster.cli("drill", "read-from-copies", "--sample", "1000", "--json", "--namespace", "owing")
     assert shown.code == 3, shown
     drill = json.loads(shown.out)["drill"]
     assert (drill["debt_files"], drill["debt_bytes"], drill["failed_files"]) == (1, 2000, 0)
     assert drill["debt_oldest_s"] > 0
-    assert [problem["what"] for problem in drill["problems"]] == [f"{NAMESPACE}/owed/after"]
+    assert [problem["what"] for problem in drill["problems"]] == ["owing/after"]
     await copy_again(cluster, client)
-    found = await client.drills.read_from_copies(sample=1000, namespace=NAMESPACE)
+    found = await client.drills.read_from_copies(sample=1000, namespace="owing")
     assert found.passed
 
 
 async def test_a_copy_with_a_flipped_byte_is_not_taken_for_one(cluster: RealCluster, client: Client) -> None:
+    """In a namespace of its own: it is read at once, before the cluster may find and mend the byte by itself."""
     body = random.Random(2).randbytes(300_000)
-    await client.put(NAMESPACE, "flipped", body)
-    await client.wait_copied(timeout_s=20)
-    (segment,) = (await client.stat(NAMESPACE, "flipped")).segments
+    await client.namespace_create("worn")
+    await client.put("worn", "flipped", body)
+    await client.wait_copied(timeout_s=60)
+    (segment,) = (await client.stat("worn", "flipped")).segments
     copy = next(each for each in segment.locations if each.pool_type == "copy")
     cluster.flip(copy.node, segment.extent, copy.offset + 70_000)
-    found = await client.drills.read_from_copies(sample=1000, namespace=NAMESPACE, seed=1)
+    found = await client.drills.read_from_copies(sample=1000, namespace="worn", seed=1)
     assert found.failed_files == 1
-    assert found.problems[0].what == f"{NAMESPACE}/flipped"
+    assert found.problems[0].what == "worn/flipped"
     assert "digest_mismatch" in found.problems[0].why
 
     async def mended() -> bool:
-        return (await client.drills.read_from_copies(sample=1000, namespace=NAMESPACE)).passed
+        return (await client.drills.read_from_copies(sample=1000, namespace="worn")).passed
 
-    await until(mended, "the drill's report had the copy verified and made again", within_s=40)
-    assert await client.get(NAMESPACE, "flipped") == body
+    await until(mended, "the drill's report had the copy verified and made again", within_s=60)
+    assert await client.get("worn", "flipped") == body
 
 
 async def test_copies_that_cannot_be_reached_are_told_from_debt(cluster: RealCluster, client: Client) -> None:
-    await client.put(NAMESPACE, "reach", b"z" * 5000)
-    await client.wait_copied(timeout_s=20)
+    await client.namespace_create("far")
+    await client.put("far", "reach", b"z" * 5000)
+    await client.wait_copied(timeout_s=60)
     copies = [process.name for process in cluster.plan.of("node") if process.pool_type == "copy"]
     for name in copies:
         await cluster.kill(name)
 
     async def told() -> bool:
-        found = await client.drills.read_from_copies(sample=1000, namespace=NAMESPACE)
+        found = await client.drills.read_from_copies(sample=1000, namespace="far")
         return not found.passed and found.away_files == found.files and not found.debt_files
 
-    await until(told, "the copies are away", within_s=20)
+    await until(told, "the copies are away", within_s=60)
 
 
 async def test_a_drill_that_is_interrupted_tells_what_it_did(cluster: RealCluster, client: Client) -> None:
+    await client.namespace_create("slow")
     for number in range(6):
-        await client.put(NAMESPACE, f"slow/{number}", b"s" * 100_000)
-    await client.wait_copied(timeout_s=20)
+        await client.put("slow", str(number), b"s" * 100_000)
+    await client.wait_copied(timeout_s=60)
     first = asyncio.Event()
     drill = asyncio.create_task(
-        client.drills.read_from_copies(seed=77, rate_bytes_s=60_000, on_file=lambda _: first.set())
+        client.drills.read_from_copies(namespace="slow", seed=77, rate_bytes_s=10_000, on_file=lambda _: first.set())
     )
-    await asyncio.wait_for(first.wait(), 30)
+    await asyncio.wait_for(first.wait(), 60)
     drill.cancel()
     with pytest.raises(asyncio.CancelledError):
         await drill
@@ -149,7 +154,7 @@ async def test_a_drill_that_is_interrupted_tells_what_it_did(cluster: RealCluste
 # -- losing a node -----------------------------------------------------------------------------
 async def test_a_simulated_loss_is_what_happens_when_the_node_is_killed(cluster: RealCluster, client: Client) -> None:
     """Ack rule `primary`: what only the lost node holds is named beforehand, exactly, and comes back with it."""
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
     await hold_copies(cluster)
     await client.put(NAMESPACE, "parts", random.Random(3).randbytes(70 << 20))  # three parts, on both nodes
     work = Workload(client, LOAD)
@@ -174,7 +179,7 @@ async def test_a_simulated_loss_is_what_happens_when_the_node_is_killed(cluster:
         already = {file.path for file in again.files if file.before}
         return status.unavailable_files > 0 and already == set(named)
 
-    await until(as_foretold, "the cluster tells of the same files once the session has ended", within_s=20)
+    await until(as_foretold, "the cluster tells of the same files once the session has ended", within_s=60)
     missing: set[str] = set()
     async for entry in client.list(NAMESPACE):
         try:
@@ -184,7 +189,7 @@ async def test_a_simulated_loss_is_what_happens_when_the_node_is_killed(cluster:
     assert missing == set(named)
 
     await cluster.start(victim)
-    await until(lambda: readable(client, missing), "all of it is back", within_s=20)
+    await until(lambda: readable(client, missing), "all of it is back", within_s=60)
     recorded = {operation.path for operation in work.history.operations()}
     excused = of_loss((file for file in report.files if file.path in recorded), since, work.history.position)
     await work.read_everything()
@@ -204,7 +209,7 @@ async def test_what_would_be_rebuilt_is_rebuilt_where_it_was_said(cluster: RealC
     source = random.Random(5)
     for number in range(40):
         await client.put(NAMESPACE, f"rebuilt/{number:02}", source.randbytes(20_000))
-    await client.wait_copied(timeout_s=30)
+    await client.wait_copied(timeout_s=60)
     # What earlier stories have lost is mended first: it counts as under-protected without being this node's.
     await until(lambda: cluster.is_green(client), "all is mended", within_s=60)
     victim = (await primaries(cluster))[0]
@@ -226,9 +231,13 @@ async def test_what_would_be_rebuilt_is_rebuilt_where_it_was_said(cluster: RealC
         found = {entry.extent for entry in now} - before
         return found if len(found) == forecast.rebuild_extents else set()
 
-    await until(rebuilt, f"{forecast.rebuild_extents} extents are on {place.volume}", within_s=40)
+    await until(rebuilt, f"{forecast.rebuild_extents} extents are on {place.volume}", within_s=60)
     assert not (await client.status()).unavailable_files
     await cluster.start(victim)
-    again = await client.drills.lose_node(victim)
-    assert again.forecast.bytes_per_s, "the repairs of a moment ago are a measure"
-    assert again.forecast.rate_from.startswith("measured")
+
+    async def measured() -> bool:
+        """The log tells of a repair about a second after its end."""
+        again = (await client.drills.lose_node(victim)).forecast
+        return bool(again.bytes_per_s) and again.rate_from.startswith("measured")
+
+    await until(measured, "the repairs of a moment ago are a measure", within_s=60)

@@ -12,7 +12,7 @@ import pytest
 
 from kit.etcd_process import EtcdCluster, Member
 
-CALL_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 20.0
 #: etcd refuses changes of its members until the others have been in touch for five seconds.
 SETTLED_TIMEOUT_S = 60.0
 POLL_S = 0.2

@@ -58,7 +58,7 @@ async def test_what_was_acknowledged_outlives_a_kill_at_any_call(tmp_path: Path,
     armed = tmp_path / "armed"
     home = tmp_path / "home"
     home.mkdir()
-    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    async with running() as coordinator, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         program = ("-c", MORTAL.format(name=name, nth=nth, armed=str(armed)))
         daemon = NodeDaemon(tmp_path, home, coordinator, http, limits=LIMITS, program=program)
         daemon.launch()

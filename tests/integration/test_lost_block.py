@@ -19,7 +19,7 @@ async def test_files_beside_a_lost_block_are_protected_again_once_they_are_store
     contents = {f"beside/{number:02}": random.Random(number).randbytes(200_000) for number in range(12)}
     for path, content in contents.items():
         await client.put(NAMESPACE, path, content)
-    await client.wait_copied(timeout_s=20)
+    await client.wait_copied(timeout_s=60)
     by_extent: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
     for path in contents:
         (segment,) = (await client.stat(NAMESPACE, path)).segments
@@ -39,14 +39,14 @@ async def test_files_beside_a_lost_block_are_protected_again_once_they_are_store
         found = (await client.status()).reasons
         return next((reason for reason in found if "extents hold lost bytes" in reason), "")
 
-    said = await until(told, "status says that bytes are lost", within_s=30)
+    said = await until(told, "status says that bytes are lost", within_s=60)
     assert "store the readable files of the extent again" in said
 
     async def named_lost() -> bool:
         listed = {file.path: file.outlook async for _, file in client.insight.damaged_files([NAMESPACE])}
         return listed.get(lost) == "lost" and "lost" not in {listed.get(path) for path in paths if path != lost}
 
-    await until(named_lost, "the one file that is lost is named, and no other", within_s=30)
+    await until(named_lost, "the one file that is lost is named, and no other", within_s=60)
     with pytest.raises(DataLost, match="`copypool status` says what to do"):
         await client.get(NAMESPACE, lost)
     explained = await client.insight.explain(NAMESPACE, lost)
@@ -61,7 +61,7 @@ async def test_files_beside_a_lost_block_are_protected_again_once_they_are_store
     async def protected() -> bool:
         return all([(await client.insight.explain(NAMESPACE, path)).policy_met for path in paths if path != lost])
 
-    await until(protected, "what was stored again is where policy says", within_s=30)
+    await until(protected, "what was stored again is where policy says", within_s=60)
     listed = [file.path async for _, file in client.insight.damaged_files([NAMESPACE])]
     assert listed == [], "no file is concerned any more"
 
@@ -69,4 +69,4 @@ async def test_files_beside_a_lost_block_are_protected_again_once_they_are_store
         left = await client.status()
         return left.holed_extents == 1 and any("but no file that is left" in reason for reason in left.reasons)
 
-    await until(only_marked, "the old extent stays marked, and status says that nothing is to be done", within_s=30)
+    await until(only_marked, "the old extent stays marked, and status says that nothing is to be done", within_s=60)

@@ -65,10 +65,10 @@ class Reading:
         """Read while the story goes on, and then `reads_after` times more."""
         readers = [asyncio.create_task(self._reader(number)) for number in range(READERS)]
         try:
-            await until(lambda: self._past(READERS * 4), "reads go on", within_s=30)
+            await until(lambda: self._past(READERS * 4), "reads go on", within_s=60)
             await story()
             before = self.reads
-            await until(lambda: self._past(before + reads_after), "reads go on afterwards", within_s=30)
+            await until(lambda: self._past(before + reads_after), "reads go on afterwards", within_s=60)
         finally:
             self._stop = True
             await asyncio.gather(*readers)

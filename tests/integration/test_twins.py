@@ -57,7 +57,7 @@ async def test_an_acknowledged_byte_survives_the_loss_of_either_node_at_once(
         receipt = await client.put(STRICT, f"{lost}/after", b"x")
         return receipt.ack == "copy" and victim not in map(node_of, receipt.volumes)
 
-    await until(stored, "writes go on with both places elsewhere", within_s=20)
+    await until(stored, "writes go on with both places elsewhere", within_s=60)
     await cluster.start(victim)
     await until(lambda: cluster.is_green(client), "status is green again", within_s=60)
     for path, body in bodies.items():
@@ -66,7 +66,12 @@ async def test_an_acknowledged_byte_survives_the_loss_of_either_node_at_once(
 
 async def test_without_copies_strict_refuses_lenient_owes_and_both_heal(cluster: RealCluster, client: Client) -> None:
     await client.put(STRICT, "before", b"1")
-    assert (await client.put(LENIENT, "before", b"1")).ack == "copy"
+
+    async def both() -> bool:
+        """A twin that is too slow once is done without, for as long as the class allows it."""
+        return (await client.put(LENIENT, "before", b"1")).ack == "copy"
+
+    await until(both, "the lenient class writes to a twin, too", within_s=60)
     for name in ("node3", "node4"):
         await cluster.kill(name)
     async with impatient(cluster) as hurried:
@@ -80,15 +85,18 @@ async def test_without_copies_strict_refuses_lenient_owes_and_both_heal(cluster:
     async def owes() -> bool:
         return (await client.status()).debt_bytes >= 100_000
 
-    await until(owes, "the debt is shown", within_s=10)
+    await until(owes, "the debt is shown", within_s=60)
     for name in ("node3", "node4"):
         await cluster.start(name)
 
     async def stored() -> bool:
         return (await client.put(STRICT, "again", b"4")).ack == "copy"
 
-    await until(stored, "strict writes again", within_s=30)
-    await client.wait_copied(timeout_s=30)
+    await until(stored, "strict writes again", within_s=60)
+    await client.wait_copied(timeout_s=60)
     assert await client.get(LENIENT, "owed") == b"3" * 100_000
-    events = [event.kind async for event in client.events()]
-    assert "TwinEnded" in events
+
+    async def told() -> bool:
+        return "TwinEnded" in [event.kind async for event in client.events()]
+
+    await until(told, "the log tells of the twin's end", within_s=60)

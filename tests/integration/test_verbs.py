@@ -62,22 +62,23 @@ async def test_a_backup_copies_what_is_new_and_a_second_one_copies_nothing(
     cluster: RealCluster, client: Client
 ) -> None:
     """The copy nodes are away while files are stored, so that there is debt for a backup to pay."""
+    await client.wait_copied(timeout_s=60)
+    before = await cluster.pulled_bytes()
     for node in ("node4", "node5"):
         await cluster.stop(node)
     files = some_files("backup", 60, seed=1)
     await client.put_many(NAMESPACE, files.items())
     for node in ("node4", "node5"):
         await cluster.cont(node)
-    before = await cluster.pulled_bytes()
     first = json.loads((await cluster.cli("backup", "pool", "primary", "--json")).out)
     assert first["state"] == "done"
     after = await cluster.pulled_bytes()
     payload = sum(len(content) for content in files.values())
     assert after - before >= payload
-    assert (await client.wait_copied(timeout_s=1)).done
+    assert not (await client.status()).debt_bytes
 
     shown = json.loads((await cluster.cli("process", "list", "--json")).out)["items"]
-    assert [(item["id"], item["verb"], item["state"]) for item in shown] == [(first["id"], "backup", "done")]
+    assert (first["id"], "backup", "done") in [(item["id"], item["verb"], item["state"]) for item in shown]
     assert json.loads((await cluster.cli("process", "show", first["id"], "--json")).out) == first
     below = await cluster.cli("restore", "--namespace", NAMESPACE, "--prefix", "backup", "--preview", "--json")
     assert (below.code, json.loads(below.out)["extents"]) == (0, 0), below
@@ -92,8 +93,8 @@ async def test_an_audit_finds_every_flipped_extent_while_clients_read_and_write(
     cluster: RealCluster, client: Client
 ) -> None:
     files = await several_extents(client, "audit", seed=10)
-    await client.wait_copied(timeout_s=20)
-    await until(lambda: cluster.is_green(client), "all is proven", within_s=30)
+    await client.wait_copied(timeout_s=60)
+    await until(lambda: cluster.is_green(client), "all is proven", within_s=60)
     volumes = {volume.name: await on_volume(client, files, volume.name) for volume in await client.volumes()}
     volume, held = max(
         ((name, held) for name, held in volumes.items() if name in ("node4-a", "node5-a")), key=lambda it: len(it[1])
@@ -120,8 +121,8 @@ async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealC
     """Any pair is safe: one primary volume is emptied, another one is lost and rebuilt, a copy volume is read back."""
     files = some_files("together", 60, seed=5) | await several_extents(client, "together/large", seed=20)
     await client.put_many(NAMESPACE, some_files("together", 60, seed=5).items())
-    await client.wait_copied(timeout_s=20)
-    await until(lambda: cluster.is_green(client), "all is proven", within_s=30)
+    await client.wait_copied(timeout_s=60)
+    await until(lambda: cluster.is_green(client), "all is proven", within_s=60)
 
     previewed = await client.operator.preview(ProcessRequest("restore", node="node1"))
     dry = json.loads((await cluster.cli("drain", "node", "node2", "--dry-run", "--json")).out)
@@ -130,7 +131,7 @@ async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealC
 
     readers = Readers(client, files)
     async with working(readers, count=2):
-        await until(lambda: readers.read_beyond(50), "readers are in the middle of it", within_s=30)
+        await until(lambda: readers.read_beyond(50), "readers are in the middle of it", within_s=60)
         await cluster.kill("node1")
         started = [
             await client.operator.start(request)
@@ -147,7 +148,7 @@ async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealC
         # Safe to stop means just that.
         await cluster.terminate("node2")
         at_stop = readers.reads
-        await until(lambda: readers.read_beyond(at_stop + len(files)), "everything is read once more", within_s=30)
+        await until(lambda: readers.read_beyond(at_stop + len(files)), "everything is read once more", within_s=60)
     assert readers.failures == []
     assert await all_read_back(client, files) == []
     volumes = {volume.name: volume for volume in await client.volumes()}
@@ -155,7 +156,7 @@ async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealC
     removed = await cluster.cli("delete", "volume", "node1-a", "--yes")
     assert removed.code == 0, removed
     assert "node1-a" not in {volume.name for volume in await client.volumes()}
-    assert await until(lambda: cluster.is_green(client), "status is green", within_s=30)
+    assert await until(lambda: cluster.is_green(client), "status is green", within_s=60)
 
     # The last holder of something is not given away, and what would die is listed.
     for volume in ("node4-a", "node5-a"):
