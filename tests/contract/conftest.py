@@ -24,7 +24,8 @@ async def world(endpoint: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def coordinator(endpoint: str) -> AsyncIterator[Running]:
-    async with running_coordinator(endpoint) as running:
+    # Nobody renews the sessions of nodes that a test plays: they have to outlast it.
+    async with running_coordinator(endpoint, session_ttl_s=300) as running:
         yield running
 
 

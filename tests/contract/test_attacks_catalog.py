@@ -78,7 +78,7 @@ async def move(world: World, namespace: int, path: str, old: Writer, new: Writer
     assert row.segments is None, "an inline file: its record is its segment"
     moved = replace(row, record=place)
     done = await world.etcd.txn([], [put(key, rows.encode(moved)), delete(keys.extent(old.extent))])
-    await world.catalog.wait_for(lambda view: view.revision >= done.revision, 5.0)
+    await world.catalog.wait_for(lambda view: view.revision >= done.revision, 60.0)
 
 
 async def two_extents(world: World) -> tuple[Writer, Writer]:

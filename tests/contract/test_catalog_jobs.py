@@ -16,7 +16,7 @@ from kit.catalog_world import TestNode, World
 async def settled(world: World) -> None:
     """Let the view know everything that was written so far."""
     written = await world.etcd.txn([], [put(keys.ROOT + b"c/~settled", b"")])
-    await world.catalog.wait_for(lambda view: view.revision >= written.revision, 5.0)
+    await world.catalog.wait_for(lambda view: view.revision >= written.revision, 60.0)
 
 
 def volume_of(world: World, node: TestNode) -> VolumeRow:

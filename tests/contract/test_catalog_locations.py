@@ -43,7 +43,7 @@ async def location(world: World, extent: int, volume: int) -> Location:
 async def settled(world: World) -> None:
     """Let the view know everything that was written so far."""
     written = await world.etcd.txn([], [put(keys.ROOT + b"c/~settled", b"")])
-    await world.catalog.wait_for(lambda view: view.revision >= written.revision, 5.0)
+    await world.catalog.wait_for(lambda view: view.revision >= written.revision, 60.0)
 
 
 async def copied(world: World, writer: Writer, holder: TestNode, leader: LeaderGuard, length: int) -> int:
@@ -128,7 +128,7 @@ async def test_a_session_ends_with_its_lease(world: World) -> None:
     node = await world.node("n1")
     lease = world.catalog.view.sessions[node.node_id].row.lease
     await world.etcd.lease_revoke(lease)
-    await world.catalog.wait_for(lambda view: not view.node_up(node.node_id), 5.0)
+    await world.catalog.wait_for(lambda view: not view.node_up(node.node_id), 60.0)
     assert not await world.catalog.renew(node.node_id, node.epoch)
     assert not world.catalog.view.volume_reachable(node.volume)
 
@@ -165,7 +165,7 @@ async def test_a3_a_catalog_that_went_back_lets_a_volume_in_but_does_not_take_it
     row, _ = await world.catalog.mount(ahead)
     assert row == replace(known, session=node.epoch)
     assert (await world.catalog.mount(ahead))[0] == row
-    await world.catalog.wait_for(lambda view: view.volume_reachable(row.id), 5.0)
+    await world.catalog.wait_for(lambda view: view.volume_reachable(row.id), 60.0)
 
 
 async def test_c12_a_clone_does_not_take_a_volume_from_the_node_that_has_it_mounted(world: World) -> None:
@@ -185,7 +185,7 @@ async def test_a_volume_that_its_node_runs_without_cannot_be_reached(world: Worl
     node = await world.node("n1")
     assert world.catalog.view.volume_reachable(node.volume)
     await world.register(node)
-    await world.catalog.wait_for(lambda view: view.sessions[node.node_id].mod_revision == node.epoch, 5.0)
+    await world.catalog.wait_for(lambda view: view.sessions[node.node_id].mod_revision == node.epoch, 60.0)
     assert not world.catalog.view.volume_reachable(node.volume)
 
 

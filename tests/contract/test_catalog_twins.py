@@ -68,7 +68,7 @@ async def paired(world: World, on_failure: OnCopyFailure = "continue") -> Pair:
     )
     assert opened.twin is not None
     assert (opened.twin.node_id, opened.twin.volume, opened.twin.generation) == (twin.node_id, twin.volume, 2)
-    await world.catalog.wait_for(lambda view: opened.extent in view.extents, 5.0)
+    await world.catalog.wait_for(lambda view: opened.extent in view.extents, 60.0)
     writer = Writer(world, node, namespace.id, class_id, node.volume, opened.extent, 1, opened.revision)
     return Pair(world, writer, twin)
 

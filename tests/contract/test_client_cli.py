@@ -20,7 +20,7 @@ from copypool.protocol.tokens import Principal, Role
 from kit.eventually import eventually
 from kit.fake_cluster import ADMIN, FakeCluster
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class Ended(NamedTuple):

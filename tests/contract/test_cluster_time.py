@@ -15,7 +15,7 @@ from kit.catalog_world import World
 from kit.eventually import eventually
 
 HOUR_MS = 3_600_000
-SLACK_MS = 2_000  #: two reads of a clock on a busy machine
+SLACK_MS = 60_000  #: two reads of a clock on a busy machine: far from the hour that the wrong one is off
 
 
 class Stepped:
@@ -38,7 +38,7 @@ async def catalog_with(stack: AsyncExitStack, endpoint: str, clock: ClusterClock
     catalog = Catalog(etcd, "c2", clock=clock)
     await catalog.start()
     stack.push_async_callback(catalog.close)
-    await catalog.ready(10.0)
+    await catalog.ready(60.0)
     return catalog
 
 
@@ -64,7 +64,7 @@ async def test_a_coordinator_that_starts_with_a_wrong_clock_waits_for_the_leader
     wrong = await stepped_one(stack, endpoint, HOUR_MS)
     assert not wrong.catalog.time_known
     revision = await world.catalog.write_clock(guard)
-    await wrong.catalog.wait_for(lambda view: view.revision >= revision, 5.0)
+    await wrong.catalog.wait_for(lambda view: view.revision >= revision, 60.0)
     assert wrong.catalog.time_known
     assert wrong.is_right()
 
@@ -101,5 +101,5 @@ async def test_a_leader_whose_clock_is_stepped_writes_what_it_wrote_before(
     stepped = await stepped_one(stack, endpoint)
     stepped.error_ms = step_ms
     revision = await stepped.catalog.write_clock(guard)
-    await world.catalog.wait_for(lambda view: view.revision >= revision, 5.0)
+    await world.catalog.wait_for(lambda view: view.revision >= revision, 60.0)
     assert abs(world.catalog.view.clock_ms - wall_ms()) < SLACK_MS

@@ -25,7 +25,7 @@ async def answered(url: str) -> bool:
     reader, writer = await connect(url)
     try:
         writer.write(GET)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return (await reader.read(12)).startswith(b"HTTP/1.1 200")
     except ConnectionError:
         return False

@@ -16,6 +16,7 @@ from kit.eventually import eventually
 SIZE = 20 * 1024 * 1024 + 17
 BODY = os.urandom(1024 * 1024) * (SIZE // (1024 * 1024)) + b"x" * 17
 PIECE_BYTES = 1024 * 1024
+PATIENT = Timeouts(first_byte_s=60.0, stall_s=60.0)  #: a machine that pauses is no server that does
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -81,7 +82,7 @@ async def read_all(stream: BodyStream, taker: Collecting) -> None:
 
 
 async def _read_twice() -> None:
-    async with serving(whole) as (url, ports), Transport() as transport:
+    async with serving(whole) as (url, ports), Transport(timeouts=PATIENT) as transport:
         for _ in range(2):
             stream = await transport.open(url, headers={})
             taker = Collecting()
@@ -108,7 +109,7 @@ async def _failing(send: Send, timeouts: Timeouts) -> tuple[LinkFailed, bytes]:
 
 
 async def test_a_body_that_stalls_is_given_up() -> None:
-    failure, got = await _failing(half, Timeouts(stall_s=0.1))
+    failure, got = await _failing(half, Timeouts(stall_s=2.0))
     assert failure.reason == "stall"
     assert got == BODY[: SIZE // 2], "all that came was taken before"
 
@@ -119,13 +120,13 @@ async def test_a_body_that_ends_early_is_an_error() -> None:
         writer.close()
         await writer.wait_closed()
 
-    failure, got = await _failing(half_and_end, Timeouts())
+    failure, got = await _failing(half_and_end, PATIENT)
     assert failure.reason == "error"
     assert got == BODY[: len(got)]
 
 
 async def test_a_read_that_is_cancelled_gives_its_descriptors_back() -> None:
-    async with serving(half) as (url, _), Transport() as transport:
+    async with serving(half) as (url, _), Transport(timeouts=PATIENT) as transport:
         before = len(os.listdir("/proc/self/fd"))
         stream = await transport.open(url, headers={})
         taker = Collecting()
@@ -135,4 +136,4 @@ async def test_a_read_that_is_cancelled_gives_its_descriptors_back() -> None:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         stream.close()
-        await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, "descriptors were given back")
+        await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors were given back")

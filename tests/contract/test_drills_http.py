@@ -124,7 +124,7 @@ async def test_a_loss_is_about_files_with_bytes_on_the_node(coordinator: Running
 
 
 async def test_a_loss_names_the_others_that_are_silent_while_their_sessions_live(endpoint: str) -> None:
-    async with running_coordinator(endpoint, session_ttl_s=5) as coordinator:
+    async with running_coordinator(endpoint, session_ttl_s=15) as coordinator:
         silent = await PlayedNode.join(coordinator, "mute")
         lost = await PlayedNode.join(coordinator, "lost")
         try:

@@ -51,7 +51,7 @@ async def etcdctl(endpoint: str, *arguments: str) -> str:
         ["etcdctl", "--endpoints", endpoint, *arguments],
         check=True,
         capture_output=True,
-        timeout=10,
+        timeout=60,
         env={"ETCDCTL_API": "3", "PATH": "/usr/local/bin:/usr/bin:/bin"},
     )
     return done.stdout.decode()
@@ -167,7 +167,7 @@ async def test_a_lease_holds_its_row_while_renewed_and_takes_it_along(etcd: Etcd
 
 
 async def test_a_lease_that_is_not_renewed_ends(etcd: Etcd) -> None:
-    lease = await etcd.lease_grant(2)
+    lease = await etcd.lease_grant(5)
     await etcd.txn([], [put(b"s/n1", b"session", lease)])
 
     async def gone() -> bool:
@@ -221,7 +221,7 @@ async def test_tls_with_client_certificates(tmp_path: Path) -> None:
             None,
         ):
             with pytest.raises(CatalogDown):
-                await Etcd.connect(EtcdSettings((f"localhost:{port}",), tls=refused, timeout_s=1.5))
+                await Etcd.connect(EtcdSettings((f"localhost:{port}",), tls=refused, timeout_s=3.0))
 
 
 async def test_a_start_that_finds_no_member_says_why(tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ async def test_a_start_that_finds_no_member_says_why(tmp_path: Path) -> None:
     server = await asyncio.to_thread(authority.issue, "server")
     async with EtcdCluster(server_tls=(server.authority, server.certificate, server.key)) as cluster:
         endpoint = f"127.0.0.1:{cluster.members[0].client_port}"
-        wrong = EtcdSettings((endpoint,), tls=TlsFiles(str(stranger.certificate)), timeout_s=1.5)
+        wrong = EtcdSettings((endpoint,), tls=TlsFiles(str(stranger.certificate)), timeout_s=3.0)
         with pytest.raises(CatalogDown, match=f"{endpoint}: .*CERTIFICATE_VERIFY_FAILED"):
             await Etcd.connect(wrong)
     with pytest.raises(CatalogDown, match=f"{endpoint}: .*refused"):
-        await Etcd.connect(EtcdSettings((endpoint,), timeout_s=1.5))
+        await Etcd.connect(EtcdSettings((endpoint,), timeout_s=3.0))
 
 
 async def test_login_by_password_and_a_new_token_when_the_old_one_is_forgotten() -> None:

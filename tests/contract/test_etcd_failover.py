@@ -35,14 +35,17 @@ async def test_a_lost_reply_is_an_unknown_outcome_and_the_transaction_is_not_sen
         proxy.swallow_replies = True
         with pytest.raises(OutcomeUnknown):
             await etcd.txn([], [put(b"k", b"2")], timeout_s=1.0)
-        row = await direct.get(b"k")
-        assert row is not None
-        assert (row.value, row.version) == (b"2", 2), "it was applied, and applied once"
+
+        async def applied() -> bool:
+            row = await direct.get(b"k")
+            return row is not None and row.value == b"2"
+
+        await eventually(applied, "it is applied")
         # The other endpoint serves what comes next.
-        assert (await etcd.txn([], [put(b"k", b"3")], timeout_s=1.0)).succeeded
+        assert (await etcd.txn([], [put(b"k", b"3")])).succeeded
         row = await direct.get(b"k")
         assert row is not None
-        assert row.version == 3
+        assert (row.value, row.version) == (b"3", 3), "each was applied once"
 
 
 async def test_a_connection_cut_while_a_transaction_is_under_way_is_an_unknown_outcome() -> None:
@@ -71,11 +74,11 @@ async def test_a_read_whose_reply_is_lost_is_answered_by_another_member_in_time(
     async with (
         EtcdCluster() as cluster,
         EtcdProxy(cluster.members[0].client_port) as proxy,
-        connected(proxy.endpoint, *cluster.endpoints, timeout_s=2.0) as etcd,
+        connected(proxy.endpoint, *cluster.endpoints, timeout_s=5.0) as etcd,
     ):
         await etcd.txn([], [put(b"k", b"1")])
         proxy.swallow_replies = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             row = await etcd.get(b"k")
             lookup = await etcd.txn([], [get(b"k")])
         assert row is not None
@@ -83,9 +86,9 @@ async def test_a_read_whose_reply_is_lost_is_answered_by_another_member_in_time(
 
 
 async def test_a_refused_connection_is_an_outage_at_once_and_proves_that_nothing_was_sent() -> None:
-    async with EtcdCluster() as cluster, connected(*cluster.endpoints) as etcd:
+    async with EtcdCluster() as cluster, connected(*cluster.endpoints, timeout_s=90.0) as etcd:
         await cluster.members[0].kill()
-        async with asyncio.timeout(15):  # seven calls: not one waits for its own deadline, 5 s
+        async with asyncio.timeout(60):  # seven calls: not one waits for its own deadline
             with pytest.raises((CatalogDown, OutcomeUnknown)):
                 await etcd.txn([], [put(b"k", b"1")])
             for _ in range(3):
@@ -104,7 +107,7 @@ async def test_a_refused_connection_is_an_outage_at_once_and_proves_that_nothing
 
 
 async def test_no_member_at_all_is_an_outage_within_the_timeout() -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         with pytest.raises(CatalogDown, match="takes a connection"):
             await Etcd.connect(EtcdSettings(("127.0.0.1:1",), timeout_s=1.0))
 
@@ -126,12 +129,12 @@ async def test_writes_go_on_in_bounded_time_when_the_leader_that_is_in_use_dies_
         async with connected(*cluster.endpoints) as asking:
             leader = [status.is_leader for status in await asking.status()].index(True)
         order = [cluster.endpoints[leader], *(e for e in cluster.endpoints if e != cluster.endpoints[leader])]
-        async with connected(*order, timeout_s=2.0) as etcd:
+        async with connected(*order) as etcd:
             for step in range(5):
                 await etcd.txn([], [put(b"step/%d" % step, b"")])
             await harm(cluster, leader)
             acknowledged, unknown = 0, 0
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(80):
                 for step in range(5, 10):
                     while True:
                         try:
@@ -152,7 +155,7 @@ async def test_a_member_without_a_quorum_refuses_at_once_and_changes_nothing() -
     async with EtcdCluster(members=3) as cluster, connected(*cluster.endpoints, timeout_s=2.0) as etcd:
         await cluster.members[1].kill()
         await cluster.members[2].kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 with pytest.raises((CatalogDown, OutcomeUnknown)) as refused:
                     await etcd.txn([], [put(b"k", b"1")])

@@ -23,7 +23,7 @@ from kit.etcd_process import EtcdCluster
 from kit.etcd_proxy import EtcdProxy
 
 RANGE = (b"/c/", b"/c0")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Replay:
@@ -82,7 +82,7 @@ async def following(
 
 
 @asynccontextmanager
-async def connected(*endpoints: str, timeout_s: float = 5.0) -> AsyncGenerator[Etcd, None]:
+async def connected(*endpoints: str, timeout_s: float = 20.0) -> AsyncGenerator[Etcd, None]:
     etcd = await Etcd.connect(EtcdSettings(endpoints, timeout_s=timeout_s))
     try:
         yield etcd
@@ -260,14 +260,14 @@ async def test_a_silent_stream_is_replaced_by_a_new_listing_from_another_member(
         connected(cluster.members[1].endpoint) as writer,
         connected(proxy.endpoint, cluster.members[2].endpoint) as etcd,
         clock(writer),
-        following(etcd, silence_s=1.0) as replay,
+        following(etcd, silence_s=2.0) as replay,
     ):
         await replay.until(lambda: len(replay.changes) >= 2)
         proxy.swallow_replies = True
+        before = len(replay.listings)  # a machine that pauses for long enough is silence, too
         last = await writer.txn([], [put(b"/c/while-silent", b"1")])
-        await replay.until(lambda: len(replay.listings) == 2)
-        assert replay.listings[1].reason == "silent"
-        assert b"/c/while-silent" in replay.rows
+        await replay.until(lambda: b"/c/while-silent" in replay.rows)
+        assert "silent" in [listing.reason for listing in replay.listings[before:]]
         assert replay.revision >= last.revision
         seen = len(replay.changes)
         await replay.until(lambda: len(replay.changes) > seen)
@@ -304,7 +304,7 @@ async def put_until_taken(etcd: Etcd, key: bytes) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
-                await etcd.txn([], [put(key, b"1")], timeout_s=1.0)
+                await etcd.txn([], [put(key, b"1")], timeout_s=5.0)
             except (CatalogDown, OutcomeUnknown):
                 await asyncio.sleep(0.05)
             else:

@@ -13,7 +13,7 @@ from copypool.protocol.errors import NotLeader
 from copypool_coordinator import keys
 from copypool_coordinator.catalog import Catalog, LeaderGuard
 from copypool_coordinator.etcd import Etcd, EtcdSettings, delete
-from copypool_coordinator.leader import LEASE_S, Leader
+from copypool_coordinator.leader import Leader
 from kit.etcd_process import EtcdCluster
 from kit.etcd_proxy import EtcdProxy
 from kit.eventually import eventually
@@ -50,10 +50,10 @@ class Candidate:
 
 @asynccontextmanager
 async def candidate(endpoint: str, name: str) -> AsyncIterator[Candidate]:
-    etcd = await Etcd.connect(EtcdSettings((endpoint,), timeout_s=1.0))
+    etcd = await Etcd.connect(EtcdSettings((endpoint,), timeout_s=3.0))
     catalog = Catalog(etcd, name)
     await catalog.start()
-    await catalog.ready(10.0)
+    await catalog.ready(60.0)
     one = Candidate(catalog, name)
     one.task = asyncio.create_task(one.leader.run())
     try:
@@ -64,16 +64,16 @@ async def candidate(endpoint: str, name: str) -> AsyncIterator[Candidate]:
         await etcd.close()
 
 
-async def test_the_next_one_leads_at_once_when_the_leader_resigns() -> None:
+async def test_the_next_one_leads_at_once_when_the_leader_resigns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease would outlive the test: whoever waited for its end would not lead in time."""
+    monkeypatch.setattr("copypool_coordinator.leader.LEASE_S", 300)
     async with EtcdCluster(members=1) as cluster, candidate(cluster.endpoints[0], "c1") as first:
         await eventually(lambda: first.leads, "c1 leads")
         async with candidate(cluster.endpoints[0], "c2") as second:
             await eventually(lambda: second.catalog.view.leader is not None, "c2 knows the leader")
             assert not second.leads
-            stopped_s = asyncio.get_running_loop().time()
             await first.stop()
-            await eventually(lambda: second.leads, "c2 leads", within_s=LEASE_S)
-            assert second.began[0][0] - stopped_s < LEASE_S / 2, "it did not wait for the lease to end"
+            await eventually(lambda: second.leads, "c2 leads")
             assert second.began[0][1].term > first.began[0][1].term
 
 
@@ -87,7 +87,7 @@ async def test_a_leader_that_is_cut_off_stops_before_the_next_one_begins() -> No
         async with candidate(cluster.endpoints[0], "c2") as second:
             await eventually(lambda: second.catalog.view.leader is not None, "c2 knows the leader")
             await proxy.pause()
-            await eventually(lambda: second.leads, "c2 leads", within_s=LEASE_S + 20)
+            await eventually(lambda: second.leads, "c2 leads")
             assert first.ended, "the old one was still leading"
             assert first.ended[0] <= second.began[0][0]
             with pytest.raises(NotLeader):
@@ -95,11 +95,14 @@ async def test_a_leader_that_is_cut_off_stops_before_the_next_one_begins() -> No
             await proxy.resume()
 
 
-async def test_a_leader_whose_key_is_taken_away_stops_at_once_and_may_lead_again() -> None:
+async def test_a_leader_whose_key_is_taken_away_stops_at_once_and_may_lead_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("copypool_coordinator.leader.LEASE_S", 300)
     async with EtcdCluster(members=1) as cluster, candidate(cluster.endpoints[0], "c1") as only:
         await eventually(lambda: only.leads, "c1 leads")
         await only.catalog.etcd.txn([], [delete(keys.LEADER)])
-        await eventually(lambda: len(only.ended) == 1, "the first term ends", within_s=LEASE_S / 2)
+        await eventually(lambda: len(only.ended) == 1, "the first term ends")
         await eventually(lambda: len(only.began) == 2, "the second term begins")
         assert only.began[1][1].term > only.began[0][1].term
 

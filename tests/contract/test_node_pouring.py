@@ -81,7 +81,7 @@ async def test_a_slow_client_gets_every_byte_and_keeps_its_connection(node: Node
         assert await reader.readexactly(SIZE) == body
         del held_up[turn:]
     await eventually(lambda: node.node.metrics.in_work == 0, "both were answered")
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "descriptors were given back")
     writer.close()
     await writer.wait_closed()
 
@@ -94,7 +94,7 @@ async def test_a_client_that_goes_amid_a_body_leaves_nothing_behind(node: NodeUn
     await eventually(lambda: bool(held_up), "a body is under way")
     writer.transport.abort()
     await eventually(lambda: node.node.metrics.in_work == 0, "the request has ended")
-    await eventually(lambda: len(os.listdir("/proc/self/fd")) == descriptors, "its descriptors were given back")
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "its descriptors were given back")
 
 
 async def test_a_client_that_takes_nothing_is_given_up(

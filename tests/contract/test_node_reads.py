@@ -486,8 +486,11 @@ async def put_unanswered(node: NodeUnderTest) -> tuple[asyncio.Task[Receipt], as
     return write, gate, row.segment, row.version
 
 
-async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(node: NodeUnderTest) -> None:
+async def test_a_read_that_comes_before_the_answer_to_its_commit_waits_for_it(
+    node: NodeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The catalog has the file, so readers find it; the node that wrote it has not heard so yet."""
+    monkeypatch.setattr(reader, "LANDING_WAIT_S", 60.0)
     write, gate, segment, version = await put_unanswered(node)
     read = asyncio.create_task(node.get(segment, version))
     await eventually(lambda: node.node.metrics.in_work == 2, "the read has come")

@@ -207,7 +207,7 @@ async def test_more_long_bodies_than_extents_wait_and_then_are_told(
 async def test_the_limit_of_the_capability_holds_for_unknown_lengths(node: NodeUnderTest) -> None:
     with pytest.raises((TooLarge, aiohttp.ClientError)):
         await node.put("x", chunked(bytes(3 * MIB)), capability=node.write_capability(max_bytes=2 * MIB))
-    assert node.node.metrics.errors == {"too_large": 1}
+    await eventually(lambda: node.node.metrics.errors == {"too_large": 1}, "the node refuses it")
     assert not node.coordinator.requests["commit"]
 
 

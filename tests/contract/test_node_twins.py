@@ -45,7 +45,7 @@ async def pair(
     tmp_path: Path, coordinator: FakeCoordinator, on_failure: OnCopyFailure, **limits: float
 ) -> AsyncIterator[tuple[NodeUnderTest, NodeUnderTest]]:
     async with AsyncExitStack() as stack:
-        patient = quick_limits(**{"twin_timeout_s": 20.0, **limits})  # no twin is given up because the machine is slow
+        patient = quick_limits(**limits)
         writer = await stack.enter_async_context(running_node(tmp_path, coordinator, name="n1", limits=patient))
         twin = await stack.enter_async_context(
             running_node(tmp_path, coordinator, name="n2", pool_type="copy", limits=patient)
@@ -132,8 +132,13 @@ async def test_both_killed_right_after_the_ack_both_have_it(tmp_path: Path, coor
 # -- the twin fails: continue -----------------------------------------------------------------
 @pytest.mark.parametrize("fate", ["lost", "late"])
 async def test_continue_a_twin_that_missed_a_group_gets_no_further_one(
-    tmp_path: Path, coordinator: FakeCoordinator, appends_fail: list[str], fate: str
+    tmp_path: Path,
+    coordinator: FakeCoordinator,
+    appends_fail: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fate: str,
 ) -> None:
+    monkeypatch.setattr("copypool_node.twin_gate.CONTINUE_FIRST_S", 300.0)  # no next extent takes its place here
     async with pair(tmp_path, coordinator, "continue") as (writer, twin):
         first = await writer.put("a", b"1")
         length = coordinator.extents[1].length
@@ -226,13 +231,14 @@ async def test_fail_the_group_is_refused_as_a_whole_and_nothing_is_visible(
 async def test_fail_the_class_refuses_early_until_a_twin_can_be_had(
     tmp_path: Path, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("copypool_node.twin_gate.FAIL_FIRST_S", 2.0)  # then twice that: longer than 20 writes
+    monkeypatch.setattr("copypool_node.twin_gate.FAIL_FIRST_S", 2.0)  # then twice that, and so on
     async with pair(tmp_path, coordinator, "fail") as (writer, twin):
         places, coordinator.twins = coordinator.twins, []
         for _ in range(20):
             with pytest.raises(Unavailable):
                 await writer.put("a", b"1")
-        assert len(coordinator.requests["open"]) <= 2, "it does not ask, let alone seal an extent, for every write"
+        asked = len(coordinator.requests["open"])
+        assert asked <= 5, "it does not ask, let alone seal an extent, for every write"
         assert not coordinator.extents
         coordinator.twins = places
 
@@ -480,7 +486,7 @@ async def test_a_dropped_twin_is_gone(tmp_path: Path, coordinator: FakeCoordinat
             await twin.get(SegmentRef(1, 4200, 1), 1)
 
 
-async def until_true(attempt: object, within_s: float = 10.0) -> None:
+async def until_true(attempt: object, within_s: float = 60.0) -> None:
     """Repeat a write until it says yes; `Unavailable` counts as no."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:

@@ -43,7 +43,7 @@ async def answered(port: int) -> bool:
     with closing(writer):
         writer.write(GET)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return (await reader.read(12)).startswith(b"HTTP/1.1 200")
         except ConnectionError:
             return False
@@ -111,7 +111,7 @@ async def test_a_stop_closes_the_idle_connections_of_the_shared_port(endpoint: s
         writer.write(GET)
         assert (await reader.readuntil(b"alive\n")).startswith(b"HTTP/1.1 200")
     with closing(writer):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await reader.read() == b""
 
 

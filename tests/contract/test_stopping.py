@@ -28,7 +28,7 @@ async def nodes(coordinator: Running) -> AsyncIterator[list[PlayedNode]]:
         status, reply = await coordinator.rpc("brake_release", {})
         return status == 409 and "no brake is on" in reply["message"]
 
-    await eventually(leads, "this coordinator leads", within_s=20)
+    await eventually(leads, "this coordinator leads")
     yield joined
     for node in joined:
         await node.close()

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -123,7 +123,7 @@ async def test_a_client_refuses_a_node_that_is_not_what_it_says(
             transport(ours) as link,
         ):
             with pytest.raises(LinkFailed, match=f"TLS to .*({says})") as refused:
-                await link.send("GET", f"{node.url}/livez", headers={}, answer_s=2.0)
+                await link.send("GET", f"{node.url}/livez", headers={}, answer_s=30.0)
             assert not refused.value.sent
 
 
@@ -169,17 +169,24 @@ async def test_a_node_shows_a_renewed_certificate_and_fails_no_request_over_it(
 async def test_who_never_shakes_hands_does_not_keep_a_place(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(connections, "HANDSHAKE_S", 0.5)
     client = await asyncio.to_thread(Chain, TlsFiles(str(authority.certificate)))
     certificate = authority.issue("n1")
     async with running() as fake, running_node(tmp_path, fake, tls=section(certificate)) as node:
         reader, writer = await asyncio.open_connection("127.0.0.1", node.server.port)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert await reader.read() == b"", "closed, without a word"
         finally:
             writer.close()
-        assert await status_of(f"{node.url}/livez", client) == 200
+
+        async def served() -> bool:
+            """Unless this machine takes longer to shake hands than is allowed here."""
+            with suppress(aiohttp.ClientError):
+                return await status_of(f"{node.url}/livez", client) == 200
+            return False
+
+        await eventually(served, "who shakes hands is served")
 
 
 # -- the coordinator's listener --------------------------------------------------------------------------------
@@ -276,7 +283,7 @@ async def test_etcd_channels_keep_the_files_that_etcd_takes(
             refused = time.monotonic()
             while "takes only the TLS files of before" not in caplog.text:
                 assert (await etcd.txn([], [put(b"k", b"v")])).succeeded
-                assert time.monotonic() - refused < 20
+                assert time.monotonic() - refused < 60
             await asyncio.to_thread(replace, client, authority.pair("client"))
             assert etcd.tls is not None
             await eventually(lambda: etcd.tls is not None and etcd.tls.loads == 3, "the good files are taken over")

@@ -155,7 +155,7 @@ class _Caller(asyncio.Protocol):
 
 async def _answers(port: _Port, packets: list[bytes]) -> list[tuple[list[bytes], bytes]]:
     """What the port answers to these packets and `_LAST`: lines of the head, and body; the connection ends."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         transport, caller = await asyncio.get_running_loop().create_connection(_Caller, "127.0.0.1", port.number)
         for packet in [*packets, _LAST]:
             if transport.is_closing():
