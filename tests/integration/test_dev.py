@@ -14,7 +14,7 @@ import pytest
 from copypool.dev import settings
 from copypool.dev.supervisor import Supervisor
 from copypool.protocol.errors import Unavailable
-from kit.cluster import CLI_TIMEOUT_S
+from kit.cluster import CLI_TIMEOUT_S, until
 
 
 async def copypool(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -42,16 +42,26 @@ async def processes(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+async def all_ready(folder: Path) -> dict[str, dict[str, Any]]:
+    """The processes once each is ready: a probe has a second, which may be little on a busy machine."""
+
+    async def ready() -> dict[str, dict[str, Any]]:
+        found = await processes(folder)
+        return found if all(process["state"] == "ready" for process in found.values()) else {}
+
+    return await until(ready, "all processes are ready", within_s=60)
+
+
 async def test_a_cluster_in_a_folder_from_up_to_down(tmp_path: Path) -> None:
     sizes = ("--coordinators", "1", "--primary-nodes", "1", "--copy-nodes", "1")
     try:
         assert (await copypool(tmp_path, "dev", "up", *sizes))[0] == 0
-        first = await processes(tmp_path)
+        first = await all_ready(tmp_path)
         assert set(first) == {"etcd1", "coordinator1", "node1", "node2"}
 
         # Again: nothing is started twice, also when no sizes are named; other sizes are refused.
         assert (await copypool(tmp_path, "dev", "up"))[0] == 0
-        assert await processes(tmp_path) == first
+        assert await all_ready(tmp_path) == first
         assert (await copypool(tmp_path, "dev", "up", "--copy-nodes", "2"))[0] == 6
 
         # The other commands find the profile of this folder by themselves.

@@ -133,7 +133,10 @@ async def test_copies_that_cannot_be_reached_are_told_from_debt(cluster: RealClu
     await until(told, "the copies are away", within_s=60)
 
 
-async def test_a_drill_that_is_interrupted_tells_what_it_did(cluster: RealCluster, client: Client) -> None:
+async def test_a_drill_that_is_interrupted_tells_what_it_did(
+    cluster: RealCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("copypool.drills._KEEP_S", 60.0)
     await client.namespace_create("slow")
     for number in range(6):
         await client.put("slow", str(number), b"s" * 100_000)

@@ -1,6 +1,6 @@
 """Processes that end `done`, or say why not, on real processes: rebalance, drain, move, restore, bytes bad twice.
 
-What is not needed any more is deleted after 2 s here instead of 330 s, and patience is 3 s instead of a minute.
+What is not needed any more is deleted after 2 s here instead of 330 s, and patience is 10 s instead of a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 EXTENTS = 8
 SURPLUS_BYTES = 9 * MIB  #: three of the eight at least, in however many extents they are
 LIMIT = 100 * MIB
-TUNING = msgspec.structs.replace(QUICK, drop_delay_s=2, process_patience_s=3)
+TUNING = msgspec.structs.replace(QUICK, drop_delay_s=2, process_patience_s=10)
 PRIMARIES, COPIES = ("node1-a", "node2-a"), ("node3-a", "node4-a")
 
 

@@ -71,7 +71,7 @@ def _refusal(process: Process, status: int, content: str) -> str:
     return f"{process.name} answers {status}: {content[:_SHOWN_BYTES].strip()}"
 
 
-def counter(process: Process, files: TlsFiles, name: str, timeout_s: float = 2.0) -> int:
+def counter(process: Process, files: TlsFiles, name: str, timeout_s: float = 10.0) -> int:
     """The sum of a counter on the process's metrics page, or `Unavailable`. Counts from the start of the process."""
     status, content = _exchange(process, "GET", "/metrics", timeout_s, files)
     if status == http.client.OK and f"# TYPE {name} counter\n" in content:
