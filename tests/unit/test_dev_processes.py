@@ -48,3 +48,16 @@ def test_a_program_that_ends_at_once_is_down(tmp_path: Path) -> None:
     pid = processes.spawn([sys.executable, "-c", "print('last words')", MARK], tmp_path / "log", os.environ)
     assert processes.wait_gone(pid, MARK, 5.0)
     assert (tmp_path / "log").read_text() == "last words\n"
+
+
+async def test_a_process_that_has_lost_its_memory_and_not_its_files_is_waited_for(tmp_path: Path) -> None:
+    """As a killed one is for a moment: its sockets still listen, and no argument tells any more whose it is."""
+    program = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    program += "ctypes.CDLL(None).pthread_exit(None)"  # of the first thread alone
+    pid = processes.spawn([sys.executable, "-c", program, MARK], tmp_path / "log", os.environ)
+    try:
+        await eventually(lambda: processes.state_of(pid, MARK) == "down", "its arguments are gone")
+        assert not processes.wait_gone(pid, MARK, 0.05)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert processes.wait_gone(pid, MARK, 5.0)

@@ -96,17 +96,20 @@ def send(pid: int, mark: str, number: signal.Signals) -> bool:
 
 
 def wait_gone(pid: int, mark: str, timeout_s: float) -> bool:
-    """Wait until the process has ended, at most `timeout_s`. True when it has."""
+    """Wait until the process has ended and nothing of it is open any more, at most `timeout_s`. True when it has."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        if state_of(pid, mark) == "down":
+        arguments = _arguments(pid)
+        if arguments and os.fsencode(mark) not in arguments:
             return True
+        # Arguments go with its memory, before its sockets and files do: one that has none may be on its way out.
         poller = select.poll()
         poller.register(handle, select.POLLIN)
-        poller.poll(timeout_s * 1000)
+        gone = bool(poller.poll(timeout_s * 1000))
     finally:
         os.close(handle)
-    return state_of(pid, mark) == "down"
+    _reap(pid)
+    return gone
