@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from copypool_coordinator.placement import FLOOR_BYTES
 from copypool_coordinator.protection import VolumeFacts
 
 if TYPE_CHECKING:
+    from copypool_coordinator.heartbeats import Loads
     from copypool_coordinator.view import ClusterView
 
 
@@ -47,6 +49,21 @@ def thinned(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
                 f"in pool {_pool(view, pool)!r} no node takes bytes now: nothing is written or rebuilt there until one "
                 f"does ({others}); see `copypool volumes`"
             )
+    return found
+
+
+def full(view: ClusterView, places: Mapping[int, VolumeFacts], loads: Loads) -> dict[int, str]:
+    """Pools in use of which every volume that takes bytes is full, with a sentence; one that was not heard is not."""
+    primary = _primary_pools_in_use(view)
+    found = {}
+    for pool in sorted(primary | _copy_pools_in_use(view).keys()):
+        taking = [place for place in places.values() if place.pool == pool and place.writable]
+        rooms = [loads[place.volume].report.free_bytes if place.volume in loads else None for place in taking]
+        if not taking or any(room is None or room >= FLOOR_BYTES for room in rooms):
+            continue
+        names = _named(sorted(place.name for place in taking))
+        so = "writes to it end with `no_space`" if pool in primary else "new bytes get no copy there"
+        found[pool] = f"pool {_pool(view, pool)!r} is full ({names}): {so}; add a volume, or make room"
     return found
 
 

@@ -102,10 +102,12 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
             *exposure.copyless(view, namespace),
             *exposure.warnings(view, facts.places),
             *mounting.not_let_in(view, facts.heartbeats.unmounted(facts.now_s)),
+            *_full(view, facts).values(),
         ],
         scrub=facts.scrub,
     )
     reply.reasons = [*_reasons_of_this_answer(view, facts), *_reasons_of_the_data(view, facts, reply)]
+    reply.warnings = [each for each in reply.warnings if each not in reply.reasons]
     reply.healthy = not reply.reasons
     return reply
 
@@ -337,7 +339,16 @@ def _stuck(view: ClusterView, facts: StatusFacts) -> list[str]:
                 for place in facts.places.values()
             )
             pools[pool] = pools.get(pool, False) or possible
-    return [_stuck_reason(view, facts, pool) for pool, possible in sorted(pools.items()) if not possible]
+    full = _full(view, facts)
+    return [
+        _stuck_reason(view, facts, pool) if not possible else full[pool]
+        for pool, possible in sorted(pools.items())
+        if not possible or pool in full
+    ]
+
+
+def _full(view: ClusterView, facts: StatusFacts) -> dict[int, str]:
+    return exposure.full(view, facts.places, facts.heartbeats.loads(facts.now_s))
 
 
 def _stuck_reason(view: ClusterView, facts: StatusFacts, pool: int) -> str:

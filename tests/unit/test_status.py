@@ -26,6 +26,7 @@ from copypool_coordinator.rows import (
 )
 from copypool_coordinator.runner import trouble
 from copypool_coordinator.status import StatusFacts
+from kit.little_view import report
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
 
 E = 7
@@ -575,3 +576,30 @@ async def test_a_volume_that_was_only_defined_is_no_second_place() -> None:
     reply = await seen.status()
     assert "no second primary node in pool 'primary'" in only(reply)
     assert not places(seen.cluster.view)[9].up, "nothing of it can be read: no node has mounted it"
+
+
+async def test_a_full_pool_is_said_before_and_after_it_lacks_something() -> None:
+    seen = Seen(ToyCluster())
+    seen.cluster.put(keys.named(keys.NAMESPACE, "default"), NamespaceRow(FORMAT, 1, CLASS))
+    now_s = seen.cluster.now_ms / 1000
+
+    def beats(free: dict[int, int]) -> Heartbeats:
+        heard = Heartbeats()
+        for node, room in free.items():
+            epoch = seen.cluster.view.sessions[node].mod_revision
+            heard.note(HeartbeatRequest(node, epoch, False, [report(node, free=room)]), now_s)
+        return heard
+
+    roomy = {1: 40 * MIB, 2: 40 * MIB, 3: 40 * MIB}
+    assert (await seen.status(heartbeats=beats(roomy))).warnings == [], "volume4 was not heard"
+    assert (await seen.status(heartbeats=beats({**roomy, 3: 0, 4: 20 * MIB}))).warnings == [], "volume4 has room"
+    tight = beats({**roomy, 3: 0, 4: 15 * MIB})
+    reply = await seen.status(heartbeats=tight)
+    words = "pool 'copy' is full (volume3, volume4): new bytes get no copy there; add a volume, or make room"
+    assert (reply.healthy, reply.warnings) == (True, [words])
+    seen.cluster.open_extent(E, writer=1, length=4 * MIB)
+    reply = await seen.status(heartbeats=tight)
+    assert words in reply.reasons
+    assert words not in reply.warnings
+    reply = await seen.status(heartbeats=beats({1: 0, 2: 0, 3: 40 * MIB}))
+    assert any("'primary' is full" in each and "`no_space`" in each for each in reply.warnings)
