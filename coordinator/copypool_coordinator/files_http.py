@@ -17,7 +17,6 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from contextlib import aclosing
-from email.utils import formatdate
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from aiohttp import web
 
 from copypool.protocol.api import PART_MAX_BYTES, SMALL_MAX_BYTES, WRITE_ID_BYTES, Receipt
 from copypool.protocol.capability import REDIRECT_LIFE_MS
-from copypool.protocol.conditions import byte_range, etag_of, write_condition
+from copypool.protocol.conditions import byte_range, etag_of, last_modified_of, write_condition
 from copypool.protocol.digests import format_digest
 from copypool.protocol.errors import (
     CopypoolError,
@@ -56,12 +55,11 @@ from copypool.protocol.routes import (
     encode_path,
 )
 from copypool.protocol.tokens import Principal, Role
-from copypool.protocol.versions import time_ms_of
 from copypool.serving.heads import Asked, Asks, Told, write_start
 from copypool_coordinator.auth import Auth
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.catalog import Catalog
-from copypool_coordinator.conditions import is_other, not_modified
+from copypool_coordinator.conditions import changed_since, is_other, not_modified
 from copypool_coordinator.exchange import answer, refuse
 from copypool_coordinator.leasing import Leasing
 from copypool_coordinator.locating import Located, Locator
@@ -153,13 +151,13 @@ class FilesHttp:
         etag = etag_of(row.version)
         headers = _about(row.version, row.digest)
         asked = request.headers
-        if is_other(asked, etag):
+        if is_other(asked, etag) or changed_since(asked, row.version):
             raise PreconditionFailed(f"{located.path!r}: the current version is {row.version}", version=row.version)
         if "If-None-Match" in asked and not_modified(asked, etag):
             return web.Response(status=304, headers=headers)
         headers |= _content(row.version)
         start, stop, status = 0, row.size, 200
-        if "Range" in asked:
+        if "Range" in asked and request.method == "GET":
             try:
                 wanted = byte_range(asked, etag, row.size)
             except RangeNotSatisfiable as error:
@@ -340,7 +338,7 @@ def _content(version: int) -> dict[str, str]:
     return {
         "Content-Type": OCTETS,
         "X-Content-Type-Options": "nosniff",
-        "Last-Modified": _http_date(time_ms_of(version) // 1000),
+        "Last-Modified": last_modified_of(version),
     }
 
 
@@ -349,11 +347,6 @@ def _whole(version: int, digest: bytes) -> tuple[Mapping[str, str], bytes]:
     """Headers of an answer with all of its bytes, also as they are sent."""
     headers = {**_about(version, digest), **_content(version)}
     return headers, write_start(200, headers)
-
-
-@lru_cache(4096)
-def _http_date(unix_s: int) -> str:
-    return formatdate(unix_s, usegmt=True)
 
 
 async def _write(response: web.StreamResponse, piece: bytes) -> None:

@@ -9,7 +9,7 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from copypool.direct_socket import DirectSocket
 from copypool.protocol.capability import ReadCapability
-from copypool.protocol.conditions import byte_range, etag_of
+from copypool.protocol.conditions import byte_range, etag_of, last_modified_of
 from copypool.protocol.errors import CopypoolError, Forbidden, NotFound
 from copypool.protocol.internal import RecordInfo
 from copypool.protocol.routes import CAPABILITY, MEDIUM, OCTETS, READ_FROM, STRIPES, VERSION
@@ -56,7 +56,7 @@ class ReadHandlers:
     async def get_segment(self, request: BaseRequest, rest: str, query: str) -> StreamResponse:
         """GET or HEAD /v1/segments/<extent>/<offset>/<length>?v=<version>."""
         extent, offset, length, capability = self._segment(request, rest, query)
-        wanted = byte_range(request.headers, etag_of(capability.version), length)
+        wanted = byte_range(request.headers, etag_of(capability.version), length) if request.method == "GET" else None
         start, stop = wanted if wanted is not None else (0, length)
         sources = await self._reader.sources(extent, offset, length)
         headers = _about(capability)
@@ -176,6 +176,8 @@ def _about(capability: ReadCapability) -> dict[str, str]:
     headers = {"Accept-Ranges": "bytes", VERSION: str(capability.version), "Referrer-Policy": "no-referrer"}
     if not capability.raw:  # for clients that know no more of a file than plain HTTP tells
         headers["ETag"] = etag_of(capability.version)
+        headers["Last-Modified"] = last_modified_of(capability.version)
+        headers["X-Content-Type-Options"] = "nosniff"
     return headers
 
 

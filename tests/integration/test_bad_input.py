@@ -186,6 +186,31 @@ async def test_an_upload_that_is_resumed_does_not_replace_the_file_by_its_end(
     assert await client.get(NAMESPACE, "bad/upload") == whole
 
 
+async def test_a_file_is_told_of_alike_from_coordinator_and_node(cluster: RealCluster, client: Client) -> None:
+    """Short files come from a coordinator, long ones by a redirect from a node, many segments through a coordinator."""
+    admin = {"Authorization": f"Bearer {cluster.layout.admin_token.read_text().strip()}"}
+    sizes = {"short": 1000, "long": 1_500_000, "many": 34_000_000}
+    told: list[tuple[object, ...]] = []
+    async with aiohttp.ClientSession(headers=admin) as session:
+        for name, size in sizes.items():
+            await client.put(NAMESPACE, f"bad/alike/{name}", os.urandom(size))
+            url = f"{cluster.plan.process('coordinator1').url}/v1/files/{NAMESPACE}/bad/alike/{name}"
+            ranged = {"Range": "bytes=1-3"}
+            async with session.get(url) as whole, session.get(url, headers=ranged) as part:
+                await whole.read()
+                names = ("Content-Type", "X-Content-Type-Options", "Accept-Ranges")
+                stored = whole.headers["Last-Modified"], whole.headers["ETag"]
+                told.append((whole.status, part.status, *(whole.headers[each] for each in names)))
+                assert (part.headers["Last-Modified"], part.headers["ETag"]) == stored
+            async with session.head(url, headers=ranged) as head:
+                assert (head.status, head.headers["Content-Length"]) == (200, str(size)), "a HEAD has no range"
+                assert (head.headers["Last-Modified"], head.headers["ETag"]) == stored
+            old = {"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"}
+            async with session.get(url, headers=old) as changed:
+                assert (changed.status, (await changed.json())["code"]) == (412, "precondition_failed")
+    assert set(told) == {(200, 206, "application/octet-stream", "nosniff", "bytes")}
+
+
 async def test_an_unknown_namespace_is_not_found(client: Client) -> None:
     with pytest.raises(NotFound):
         await client.put("nowhere", "file", b"x")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
 import pytest
 from multidict import CIMultiDict
 
 from copypool.protocol.conditions import byte_range, etag_of, write_condition
 from copypool.protocol.errors import Invalid, RangeNotSatisfiable
-from copypool_coordinator.conditions import is_other, not_modified
+from copypool.protocol.versions import time_ms_of
+from copypool_coordinator.conditions import changed_since, is_other, not_modified
 
 ETAG = etag_of(7)
 
@@ -97,3 +100,27 @@ def test_no_line_of_a_write_s_condition_is_left_out(name: str) -> None:
 def test_a_part_of_a_file_is_not_taken_for_all_of_it() -> None:
     with pytest.raises(Invalid, match="part of a file"):
         write_condition({"Content-Range": "bytes 3000-9999/10000"})
+
+
+@pytest.mark.parametrize(
+    ("since_s", "more", "changed"),
+    [(-1, {}, True), (0, {}, False), (3600, {}, False), (-1, {"If-Match": ETAG}, False)],
+)
+def test_a_file_that_was_stored_after_the_named_time_has_changed(
+    since_s: int, more: dict[str, str], changed: bool
+) -> None:
+    version = 117662692490076160
+    stored_s = time_ms_of(version) // 1000
+    headers = {"If-Unmodified-Since": formatdate(stored_s + since_s, usegmt=True), **more}
+    assert changed_since(headers, version) is changed
+
+
+def test_what_is_no_date_is_ignored() -> None:
+    assert not changed_since({"If-Unmodified-Since": "yesterday"}, 117662692490076160)
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity"])
+def test_a_body_in_a_transfer_coding_that_nobody_undoes_is_not_stored(coding: str) -> None:
+    with pytest.raises(Invalid, match="transfer coding"):
+        write_condition({"Transfer-Encoding": coding})
+    assert write_condition({"Transfer-Encoding": " Chunked"}) == (False, 0)

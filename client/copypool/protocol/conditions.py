@@ -8,7 +8,7 @@ A condition that does not hold is `PreconditionFailed` (412) and nothing changes
 condition that is silently left out is a lost update.
 
     Range: bytes=A-B, A-, -N    these bytes; outside of the file is 416, malformed 400 (14.2 allows to reject it)
-    several ranges, other units are ignored: the whole file is a right answer to both
+    several ranges, other units are ignored: the whole file is a right answer to both; so is the Range of a HEAD
     If-Range: "<version>"       only of this version, else the whole file; a redirected client says it again to the node
 """
 
@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from copypool.protocol.api import ANY_VERSION
 from copypool.protocol.errors import Invalid, RangeNotSatisfiable
-from copypool.protocol.versions import VERSION_MAX
+from copypool.protocol.versions import VERSION_MAX, time_ms_of
 
 _TAG = re.compile(r'"([1-9][0-9]{0,18})"')
 
@@ -49,6 +51,12 @@ def etag_of(version: int) -> str:
     return f'"{version}"'
 
 
+@lru_cache(4096)
+def last_modified_of(version: int) -> str:
+    """When a version was stored, as `Last-Modified` says it: cut to the second, so no sign that two are the same."""
+    return formatdate(time_ms_of(version) // 1000, usegmt=True)
+
+
 def write_condition(headers: Mapping[str, str]) -> WriteCondition:
     """The condition of a PUT or DELETE; `Invalid` when it cannot be kept, or the body is part of a file alone."""
     if "Content-Range" in headers:
@@ -56,6 +64,9 @@ def write_condition(headers: Mapping[str, str]) -> WriteCondition:
             "a body with Content-Range is part of a file, and would replace all of it: send the whole file, or use "
             "`copypool put`"
         )
+    coding = whole_field(headers, "Transfer-Encoding")
+    if coding is not None and coding.strip().lower() != "chunked":
+        raise Invalid(f"the transfer coding {coding[:80]!r} is not known here, its bytes would be stored: chunked is")
     absent, match = whole_field(headers, "If-None-Match"), whole_field(headers, "If-Match")
     if headers.get("If-Unmodified-Since") is not None and match is None:
         raise Invalid("If-Unmodified-Since is too coarse to keep an update: send the ETag as If-Match")
