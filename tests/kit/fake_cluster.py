@@ -32,7 +32,7 @@ ADMIN = "cpt_admin"
 FIRST_OFFSET = 4096
 
 #: Short enough for tests, long enough for a busy machine.
-QUICK = Timeouts(connect_s=5.0, first_byte_s=1.0, stall_s=1.0, rpc_answer_s=2.0, write_answer_s=5.0)
+QUICK = Timeouts(connect_s=5.0, first_byte_s=3.0, stall_s=3.0, rpc_answer_s=4.0, write_answer_s=5.0)
 
 
 class FakeCluster:
