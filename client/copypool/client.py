@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -25,7 +26,7 @@ from copypool.drills import Drills
 from copypool.insight import Insight
 from copypool.operating import Operator
 from copypool.policies import Policies
-from copypool.profile import Profile, find_profile, load_profile
+from copypool.profile import Profile, find_profile, load_profile, token_again
 from copypool.protocol.api import (
     LIST_MAX,
     AckRule,
@@ -91,16 +92,22 @@ class Client:
         coordinators: Sequence[str],
         token: str = "",
         *,
+        token_file: str = "",
         tls: Chain | None = None,
         namespace: str = "",
         timeouts: Timeouts | None = None,
         write_deadline_s: float = WRITE_DEADLINE_S,
     ) -> None:
-        """For use inside a running loop; `connect` is the usual way. `write_deadline_s` bounds retries per body."""
+        """For use inside a running loop; `connect` is the usual way. `write_deadline_s` bounds retries per body.
+
+        `token_file` is read when the token is refused: tokens are exchanged without a restart.
+        """
         self.namespace = namespace  #: the profile's default namespace, or ""
         self._write_deadline_s = write_deadline_s
         self._transport = Transport(tls=tls, timeouts=timeouts)
-        self._coordinators = Coordinators(self._transport, coordinators, token)
+        self._coordinators = Coordinators(
+            self._transport, coordinators, token, partial(token_again, token_file) if token_file else None
+        )
         self._writer = Writer(self._transport, self._coordinators)
         self.insight = Insight(self._coordinators)
         self.reports = ReadReports(self._coordinators)
@@ -125,11 +132,13 @@ class Client:
 
         Sends nothing yet: the first call tells whether the cluster is there. `Invalid` for an unusable profile.
         """
+        token_file = ""
         if coordinators is None:
             if not isinstance(profile, Profile):
                 place = profile
                 profile = await in_thread(lambda: load_profile(find_profile(place, os.environ)))
-            coordinators, token = profile.coordinators, token or profile.token
+            coordinators, token_file = profile.coordinators, "" if token else profile.token_file
+            token = token or profile.token
         known = profile if isinstance(profile, Profile) else Profile(list(coordinators))
         files = msgspec.structs.replace(known, ca_file=ca_file or known.ca_file).tls
         try:
@@ -139,6 +148,7 @@ class Client:
         return cls(
             coordinators,
             token,
+            token_file=token_file,
             tls=tls,
             namespace=known.namespace,
             timeouts=timeouts,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,10 +19,13 @@ from copypool.protocol.errors import (
     NoSpace,
     OutcomeUnknown,
     RetryLater,
+    Unauthorized,
 )
 from copypool.protocol.routes import MSGPACK
 from copypool.retry import Backoff, call_error
 from copypool.transport import LinkFailed, Transport
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,23 +53,29 @@ class ClusterClock:
 class Coordinators:
     """The cluster's coordinators as one thing to call."""
 
-    def __init__(self, transport: Transport, urls: Sequence[str], token: str) -> None:
-        """`urls` are base URLs, tried in this order; `Invalid` when there is none."""
+    def __init__(
+        self,
+        transport: Transport,
+        urls: Sequence[str],
+        token: str,
+        token_again: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        """`urls` are base URLs, tried in this order; `Invalid` when there is none.
+
+        `token_again` is asked when the token is refused: it may have been exchanged since (`Invalid`: it was not).
+        """
         if not urls:
             raise Invalid("no coordinator is configured: name one in the profile or pass coordinators=[...]")
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise Invalid(f"the coordinator {url[:80]!r} is no http:// or https:// URL")
-        if not token.isascii() or any(character.isspace() for character in token):
-            raise Invalid("the token holds characters that no token has")
+        self._headers = _headers(token)
+        self._token_again = token_again
         self._transport = transport
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
         self._backoff = Backoff()
         self._random = random.Random()
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": MSGPACK, "Accept": MSGPACK}
-        if not token:
-            del self._headers["Authorization"]
         self.clock = ClusterClock()
 
     async def call(
@@ -88,8 +98,9 @@ class Coordinators:
         body = msgspec.msgpack.encode(request)
         last: CopypoolError | None = None
         attempt = 0
+        renewed = False
         while (left_s := until_s - time.monotonic()) > 0:
-            asked = self._current
+            asked, headers = self._current, self._headers
             try:
                 return await self._call_once(verb, body, reply, min(left_s, self._transport.timeouts.rpc_answer_s))
             except LinkFailed as exc:
@@ -98,6 +109,11 @@ class Coordinators:
                 last = exc
             except NoSpace:
                 raise
+            except Unauthorized:
+                if renewed or not await self._renewed(headers):
+                    raise
+                renewed = True
+                continue
             except RetryLater as exc:
                 # One coordinator may be cut off from etcd, and slow to say so: the others are asked before it is told.
                 if isinstance(exc, CatalogDown) and attempt + 1 >= len(self._urls):
@@ -114,6 +130,18 @@ class Coordinators:
                 await asyncio.sleep(delay_s)
         raise call_error(last, verb, deadline_s) from last
 
+    async def _renewed(self, refused: dict[str, str]) -> bool:
+        """Whether there is another token now than the one that was refused; calls go on with it."""
+        if self._headers is refused and self._token_again is not None:
+            try:
+                headers = _headers(await self._token_again())
+            except Invalid as exc:
+                log.warning("the token is refused, and cannot be read anew: %s", exc.message)
+                return False
+            if headers != refused and self._headers is refused:
+                self._headers = headers
+        return self._headers is not refused
+
     async def _call_once(self, verb: str, body: bytes, reply: type[T], answer_s: float) -> T:
         url = f"{self._urls[self._current % len(self._urls)]}/rpc/{verb}"
         answer = await self._transport.send("POST", url, headers=self._headers, data=body, answer_s=answer_s)
@@ -123,3 +151,11 @@ class Coordinators:
             raise BrokenInvariant(
                 f"the answer of {url} to {verb!r} is no {reply.__name__}: {exc}; are client and cluster of one version?"
             ) from exc
+
+
+def _headers(token: str) -> dict[str, str]:
+    """Of every call; `Invalid` for what is no token."""
+    if not token.isascii() or any(character.isspace() for character in token):
+        raise Invalid("the token holds characters that no token has")
+    headers = {"Content-Type": MSGPACK, "Accept": MSGPACK}
+    return {"Authorization": f"Bearer {token}", **headers} if token else headers

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from copypool.protocol.errors import Invalid
+from copypool.threads import in_thread
 from copypool.tls import TlsFiles
 
 VARIABLE = "COPYPOOL_PROFILE"
@@ -31,7 +32,7 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     coordinators: list[str]
     token: str = ""
-    token_file: str = ""  #: file whose first line is the token
+    token_file: str = ""  #: file whose first line is the token; read again when the token is refused
     ca_file: str = ""  #: PEM file of the authority that signed the servers' certificates
     cert_file: str = ""  #: PEM file of this client's certificate, where one is asked for
     key_file: str = ""  #: its private key
@@ -73,13 +74,25 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
         profile = msgspec.toml.decode(place.read_bytes(), type=Profile)
         token = profile.token
         if profile.token_file:
-            token = (place.parent / profile.token_file).read_text().partition("\n")[0].strip()
+            token = _read_token(place.parent / profile.token_file)
     except OSError as exc:
         raise Invalid(f"the profile {os.fspath(place)!r} cannot be read: {exc}") from exc
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise Invalid(f"the profile {os.fspath(place)!r} is malformed: {exc}") from exc
     if bool(profile.cert_file) != bool(profile.key_file):
         raise Invalid(f"the profile {os.fspath(place)!r} is malformed: cert_file and key_file go together")
-    names = {name: getattr(profile, name) for name in ("ca_file", "cert_file", "key_file")}
+    names = {name: getattr(profile, name) for name in ("token_file", "ca_file", "cert_file", "key_file")}
     files = {name: str((place.parent / file).absolute()) for name, file in names.items() if file}
     return msgspec.structs.replace(profile, token=token, **files)
+
+
+async def token_again(token_file: str) -> str:
+    """The token that its file holds now; `Invalid` when that cannot be read."""
+    try:
+        return await in_thread(_read_token, Path(token_file))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Invalid(f"the token file {token_file!r} cannot be read: {exc}") from exc
+
+
+def _read_token(path: Path) -> str:
+    return path.read_text().partition("\n")[0].strip()

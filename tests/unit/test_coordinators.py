@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
 from copypool.coordinators import Coordinators
+from copypool.profile import token_again
 from copypool.protocol.api import Empty
-from copypool.protocol.errors import CatalogDown
+from copypool.protocol.errors import CatalogDown, Unauthorized
 from copypool.protocol.routes import MSGPACK
 from copypool.transport import Answer, LinkFailed, Timeouts
 
@@ -77,3 +80,53 @@ async def test_once_all_coordinators_say_that_etcd_is_away_the_patience_ends(mon
     with pytest.raises(CatalogDown):
         await coordinators.call("lookup", Empty(), Empty)
     assert transport.asked == ["cut1", "cut2"]
+
+
+class Tokens:
+    """A transport whose coordinators take one token alone."""
+
+    timeouts = Timeouts()
+
+    def __init__(self, good: str) -> None:
+        self.good = good
+        self.asked: list[str] = []
+
+    async def send(self, method: str, url: str, *, headers: dict[str, str], data: object, answer_s: float) -> Answer:
+        self.asked.append(headers.get("Authorization", "").removeprefix("Bearer "))
+        await asyncio.sleep(0)
+        if self.asked[-1] != self.good:
+            raise Unauthorized("the token was revoked")
+        return Answer(200, MSGPACK, msgspec.msgpack.encode(Empty()))
+
+
+def following(transport: Tokens, file: Path) -> Coordinators:
+    return Coordinators(transport, ["http://c1"], file.read_text(), partial(token_again, str(file)))  # type: ignore[arg-type]
+
+
+async def test_a_token_that_was_exchanged_in_its_file_is_taken_up_by_calls_under_way(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    transport = Tokens("old")
+    coordinators = following(transport, file)
+    await coordinators.call("lookup", Empty(), Empty)
+    file.write_text("new\n")
+    transport.good = "new"
+    await asyncio.gather(*(coordinators.call("lookup", Empty(), Empty) for _ in range(CALLERS)))
+    assert transport.asked == ["old", *["old"] * CALLERS, *["new"] * CALLERS]
+
+
+async def test_a_token_that_is_refused_for_good_is_told_after_one_look(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    transport = Tokens("other")
+    coordinators = following(transport, file)
+    with pytest.raises(Unauthorized):
+        await coordinators.call("lookup", Empty(), Empty)
+    assert transport.asked == ["old"], "the file says the same"
+    file.write_text("new")
+    with pytest.raises(Unauthorized):
+        await coordinators.call("lookup", Empty(), Empty)
+    assert transport.asked == ["old", "old", "new"]
+    file.unlink()
+    with pytest.raises(Unauthorized):
+        await coordinators.call("lookup", Empty(), Empty)
