@@ -210,7 +210,7 @@ def _reasons_of_the_data(view: ClusterView, facts: StatusFacts, reply: StatusRep
     for pool, size in sorted(debts.items()):
         reasons.append(
             f"{size} bytes have no copy in pool {pool_name(view, pool)!r} yet, the oldest since "
-            f"{reply.debt_oldest_s:.0f} s{_window_text(view, facts, pool)}"
+            f"{reply.debt_oldest_s:.0f} s{_window_text(view, facts, pool)}{_away_text(view, facts, pool)}"
         )
     shared = sum(mark.shared_node for mark in marks)
     if shared:
@@ -309,15 +309,40 @@ def _when(view: ClusterView, facts: StatusFacts, waiting: Mapping[str, int]) -> 
     """What happens about lost primaries: who is waited for, and for how long."""
     if facts.brake:
         return ""
-    waited = []
+    waited = _waited(view, facts)
+    if not waited and waiting:
+        return ""
+    return f": waiting for {', '.join(waited.values())}" if waited else ": being rebuilt from copies"
+
+
+def _waited(view: ClusterView, facts: StatusFacts) -> dict[int, str]:
+    """Nodes that are away and waited for, by id: who, and for how long."""
+    found = {}
     for node in view.nodes.values():
         since_ms = away_since_ms(view, node.row.id, facts.now_ms)
         left_ms = max(since_ms, node.row.maintenance_until_ms) + facts.policy.grace_ms - facts.now_ms
         if since_ms and left_ms > 0:
-            waited.append(f"{node.name} for {left_ms // 1000} s more")
-    if not waited and waiting:
+            found[node.row.id] = f"{node.name} for {left_ms // 1000} s more"
+    return found
+
+
+def _away_text(view: ClusterView, facts: StatusFacts, pool: int) -> str:
+    """Whether what this pool lacks was copied there once, and is on nodes that are away."""
+    holders = {
+        place.node
+        for extent, mark in facts.marks.items()
+        if any(pool == lacking for lacking, _ in mark.debt) and (entry := view.extents.get(extent)) is not None
+        for location in entry.row.locations
+        if location.state == "good" and (place := facts.places.get(location.volume)) is not None
+        if place.pool == pool and not place.destroyed and not view.node_up(place.node)
+    }
+    if not holders:
         return ""
-    return f": waiting for {', '.join(waited)}" if waited else ": being rebuilt from copies"
+    names = names_of(sorted(view.nodes_by_id[node].name for node in holders if node in view.nodes_by_id))
+    waited = [text for node, text in sorted(_waited(view, facts).items()) if node in holders]
+    so = f"waiting for {', '.join(waited)}" if waited else "not waited for any more"
+    so = "nothing is made again while the brake is on" if facts.brake else so
+    return f": copies on {names} do not count while it is away ({so})"
 
 
 def _stuck(view: ClusterView, facts: StatusFacts) -> list[str]:

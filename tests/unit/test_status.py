@@ -603,3 +603,17 @@ async def test_a_full_pool_is_said_before_and_after_it_lacks_something() -> None
     assert words not in reply.warnings
     reply = await seen.status(heartbeats=beats({1: 0, 2: 0, 3: 40 * MIB}))
     assert any("'primary' is full" in each and "`no_space`" in each for each in reply.warnings)
+
+
+async def test_bytes_whose_copy_is_on_a_node_that_is_away_are_not_said_to_have_had_none() -> None:
+    seen = Seen(ToyCluster(copy_nodes=1))
+    proven(seen.cluster)
+    seen.cluster.down(3)
+    seen.cluster.perform_all(seen.cluster.plan())  # when it went is written down
+    reply = await seen.status()
+    (debt,) = [each for each in reply.reasons if "have no copy in pool 'copy' yet" in each]
+    grace_s = seen.cluster.policy.grace_ms // 1000
+    assert debt.endswith(f": copies on node3 do not count while it is away (waiting for node3 for {grace_s} s more)")
+    seen.cluster.wait(seen.cluster.policy.grace_ms)
+    reply = await seen.status()
+    assert any(each.endswith("while it is away (not waited for any more)") for each in reply.reasons)
