@@ -25,12 +25,11 @@ from copypool.protocol.api import PART_BYTES
 from copypool.protocol.errors import CopypoolError, Fenced, Overloaded
 from copypool.protocol.stripes import BLOCK_BYTES, STRIPE_BYTES
 from kit.eventually import eventually
-from kit.fake_cluster import QUICK, FakeCluster
+from kit.fake_cluster import PATIENT, QUICK, FakeCluster
 from kit.fake_node_api import Faults
 
 NS = "default"
 SIZE = STRIPE_BYTES + 2 * BLOCK_BYTES + 777
-PATIENT = replace(QUICK, first_byte_s=60.0, stall_s=60.0)  #: a machine that pauses is no source that does
 DATA = bytes(range(256)) * (SIZE // 256) + b"z" * (SIZE % 256)
 
 
@@ -190,7 +189,7 @@ async def test_an_expired_capability_is_renewed(cluster: FakeCluster, client: Cl
 
 
 async def test_a_slow_source_is_hedged_within_the_budget(cluster: FakeCluster) -> None:
-    async with await cluster.client(timeouts=replace(QUICK, first_byte_s=90.0)) as client:  # slow, and not silent
+    async with await cluster.client(timeouts=replace(PATIENT, first_byte_s=90.0)) as client:  # slow, and not silent
         await client.put(NS, "f", b"small")
         cluster.copy_all()
         for _ in range(100):
@@ -300,11 +299,12 @@ async def test_any_coordinator_will_do(cluster: FakeCluster, client: Client) -> 
     assert await client.get(NS, "f") == b"1"
 
 
-async def test_a_silent_coordinator_is_left_within_its_answer_time(cluster: FakeCluster, client: Client) -> None:
-    await client.put(NS, "f", b"1")
-    for coordinator in cluster.coordinators[:1]:
-        coordinator.silent = True
-    assert await client.get(NS, "f") == b"1", "the call is not over before another one is asked"
+async def test_a_silent_coordinator_is_left_within_its_answer_time(cluster: FakeCluster) -> None:
+    async with await cluster.client(timeouts=QUICK) as client:
+        await client.put(NS, "f", b"1")
+        for coordinator in cluster.coordinators[:1]:
+            coordinator.silent = True
+        assert await client.get(NS, "f") == b"1", "the call is not over before another one is asked"
 
 
 async def test_a_catalog_that_is_down_is_told_soon(

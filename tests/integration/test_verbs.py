@@ -17,19 +17,13 @@ from kit.workload import NAMESPACE, Readers, all_read_back, some_files, working
 
 MIB = 1024 * 1024
 EXTENTS = 4
+SIZES = Sizes(primary_nodes=3, copy_nodes=2)  #: one primary node can be emptied while another is lost
 
 
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[RealCluster]:
-    """Three primary nodes: one can be emptied while another is lost."""
-    with real_cluster(Sizes(primary_nodes=3, copy_nodes=2)) as cluster:
+    with real_cluster(SIZES) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster: RealCluster) -> RealCluster:
-    """As the last story left it: every one leaves the cluster whole but the last, which loses a node for good."""
-    return shared_cluster
 
 
 async def done(client: Client, process: str, within_s: float = 60) -> ProcessInfo:
@@ -117,7 +111,14 @@ async def test_an_audit_finds_every_flipped_extent_while_clients_read_and_write(
     assert await all_read_back(client, files) == []
 
 
-async def test_a_move_a_restore_and_an_audit_together_under_reads(cluster: RealCluster, client: Client) -> None:
+async def test_a_move_a_restore_and_an_audit_together_under_reads() -> None:
+    """On a cluster of its own, for it loses nodes for good."""
+    with real_cluster(SIZES) as cluster:
+        async with cluster.client() as client:
+            await check_together(cluster, client)
+
+
+async def check_together(cluster: RealCluster, client: Client) -> None:
     """Any pair is safe: one primary volume is emptied, another one is lost and rebuilt, a copy volume is read back."""
     files = some_files("together", 60, seed=5) | await several_extents(client, "together/large", seed=20)
     await client.put_many(NAMESPACE, some_files("together", 60, seed=5).items())

@@ -32,7 +32,9 @@ ADMIN = "cpt_admin"
 FIRST_OFFSET = 4096
 
 #: Short enough for tests, long enough for a busy machine.
-QUICK = Timeouts(connect_s=5.0, first_byte_s=3.0, stall_s=3.0, rpc_answer_s=4.0, write_answer_s=5.0)
+QUICK = Timeouts(connect_s=5.0, first_byte_s=1.0, stall_s=1.0, rpc_answer_s=2.0, write_answer_s=5.0)
+#: A machine that pauses is no server that does: for whatever does not speak of slow ones.
+PATIENT = Timeouts(connect_s=60.0, first_byte_s=60.0, stall_s=60.0, rpc_answer_s=60.0, write_answer_s=60.0)
 
 
 class FakeCluster:
@@ -64,7 +66,7 @@ class FakeCluster:
     ) -> None:
         await asyncio.gather(*(server.stop() for server in (*self.nodes, *self.coordinators)))
 
-    async def client(self, token: str = ADMIN, timeouts: Timeouts = QUICK, write_deadline_s: float = 30.0) -> Client:
+    async def client(self, token: str = ADMIN, timeouts: Timeouts = PATIENT, write_deadline_s: float = 30.0) -> Client:
         """A client of this cluster; use it with `async with`."""
         urls = [coordinator.url for coordinator in self.coordinators]
         return await Client.connect(
