@@ -54,16 +54,17 @@ async def primaries(cluster: RealCluster) -> list[str]:
 async def test_copies_alone_give_every_file_and_the_log_keeps_it(cluster: RealCluster, client: Client) -> None:
     source = random.Random(1)
     bodies = {f"drill/{number:02}": source.randbytes(source.randrange(30_000)) for number in range(30)}
+    await client.namespace_create("drilled")
     for path, body in bodies.items():
-        await client.put(NAMESPACE, path, body)
-    await client.put(NAMESPACE, "drill/parts", source.randbytes(40 << 20))
+        await client.put("drilled", path, body)
+    await client.put("drilled", "drill/parts", source.randbytes(40 << 20))
     await client.wait_copied(timeout_s=60)
     for name in await primaries(cluster):
         await cluster.stop(name)  # whoever asks a primary now waits in vain
     try:
         shown = await cluster.cli(
             "drill", "read-from-copies", "--sample", "1000", "--seed", "9", "--rate", "0", "--json", "--namespace",
-            NAMESPACE,
+            "drilled",
         )  # fmt: skip
     finally:
         for name in await primaries(cluster):
