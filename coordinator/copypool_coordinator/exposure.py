@@ -30,9 +30,10 @@ def not_rebuildable(view: ClusterView, places: Mapping[int, VolumeFacts]) -> lis
 
 
 def thinned(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
-    """Primary pools in use with several nodes, of which one or none takes bytes now."""
+    """Pools in use with several nodes, of which one or none takes bytes now."""
     found = []
-    for pool in sorted(_primary_pools_in_use(view)):
+    primary = _primary_pools_in_use(view)
+    for pool in sorted(primary | _copy_pools_in_use(view).keys()):
         there = _holders(view, places, pool)
         taking = {place.node for place in places.values() if place.pool == pool and place.writable}
         if len(there) < 2 or len(taking) > 1:
@@ -40,10 +41,10 @@ def thinned(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
         others = _named(sorted(_node(view, node) for node in there - taking))
         if taking:
             name = _node(view, taking.pop())
-            found.append(
-                f"in pool {_pool(view, pool)!r} only {name} takes bytes now: until {others} does, what is lost with "
-                f"{name} could not be rebuilt"
-            )
+            so = f"what is lost with {name} could not be rebuilt"
+            if pool not in primary:
+                so = f"new bytes have no copy there while {name} is away"
+            found.append(f"in pool {_pool(view, pool)!r} only {name} takes bytes now: until {others} does, {so}")
         else:
             found.append(
                 f"in pool {_pool(view, pool)!r} no node takes bytes now: nothing is written or rebuilt there until one "

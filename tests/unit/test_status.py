@@ -521,6 +521,15 @@ async def test_a_primary_pool_that_is_down_to_one_node_is_green_but_not_without_
     assert reply.warnings == [
         "in pool 'primary' only node1 takes bytes now: until node2 does, what is lost with node1 could not be rebuilt"
     ]
+    seen.cluster.set_access(4, "readonly")
+    assert (await seen.status()).warnings[1:] == [
+        "in pool 'copy' only node3 takes bytes now: until node4 does, new bytes have no copy there while node3 is away"
+    ]
+    seen.cluster.set_access(1, "readonly")
+    assert (await seen.status()).warnings[0] == (
+        "in pool 'primary' no node takes bytes now: nothing is written or rebuilt there until one does (node1, node2); "
+        "see `copypool volumes`"
+    )
 
 
 async def test_a_node_s_own_words_say_why_its_volume_is_not_mounted() -> None:
