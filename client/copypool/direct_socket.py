@@ -58,10 +58,13 @@ class DirectSocket:
 
     # -- on the loop -------------------------------------------------------------------------------
     async def readable(self, within_s: float) -> bool:
-        """Wait until there is something to receive: bytes, the end, or a failure; False: not within this time."""
+        """Wait until there is something to receive: bytes, the end, or a failure; False: not within this time.
+
+        What is there when the time is up counts, also when the loop was kept busy and has not seen it.
+        """
         self._set_low_water(1)
         loop = asyncio.get_running_loop()
-        return await self._ready(loop.add_reader, loop.remove_reader, within_s)
+        return await self._ready(loop.add_reader, loop.remove_reader, within_s) or self._is_there(select.POLLIN, 0.0)
 
     async def writable(self, within_s: float) -> bool:
         """Wait until the socket takes bytes, or has failed; False: not within this time."""
@@ -124,8 +127,9 @@ class DirectSocket:
 
     def _wait(self, event: int, until_s: float) -> bool:
         wait_s = until_s - time.monotonic()
-        if wait_s <= 0:
-            return False
+        return wait_s > 0 and self._is_there(event, wait_s)
+
+    def _is_there(self, event: int, wait_s: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, event)
         return bool(poll.poll(wait_s * 1000))

@@ -27,6 +27,8 @@ from copypool.reports import ReadReports
 from copypool.telemetry import tracing
 from copypool.transport import BodyStream, LinkFailed, Transport
 
+LEFT_ALONE_S = 60.0  #: a stream from which its consumer took nothing for so long may be cut off for that alone
+
 Refresh = Callable[[], Awaitable[SegmentPlan]]  #: looks the same version up again and gives this segment's plan
 
 
@@ -78,7 +80,8 @@ class SegmentReader:
         """Checked payload bytes [start, stop) of the segment, in order, each exactly once.
 
         A source that fails at byte k is followed by the next one at byte k; when all have failed there, the same
-        version is looked up once more. Raises `Unavailable` then, `DigestMismatch` when every source answered with
+        version is looked up once more. A stream that breaks after its consumer left it alone for long has not failed
+        by that: it is asked for again. Raises `Unavailable` then, `DigestMismatch` when every source answered with
         bad bytes, `DataLost` when each of them is known to have none, or what the lookup raised (`NotFound`: the
         version is gone). Requests go under `trace`, or the consumer's own.
         """
@@ -94,6 +97,7 @@ class SegmentReader:
                 sources.refreshed(plan.sources, position, self.away_nodes())
                 continue
             begun: Begun | None = None
+            left_alone_s = 0.0
             try:
                 with tracing.within(trace):
                     begun = await self._begin(plan, version, position, stop, candidates, sources)
@@ -102,7 +106,9 @@ class SegmentReader:
                 while True:
                     for piece in pieces:
                         position += len(piece)
+                        handed_s = time.monotonic()
                         yield piece
+                        left_alone_s = max(left_alone_s, time.monotonic() - handed_s)
                     if checker.broken:
                         raise _SourceFailed(begun.source, "checksum", checker.broken)
                     if checker.finished:
@@ -110,7 +116,8 @@ class SegmentReader:
                     pieces = await begun.stream.read_through(checker)
             except LinkFailed as exc:
                 assert begun is not None
-                self._note(sources, plan, begun.source, position, exc.reason)
+                if exc.reason != "error" or left_alone_s < LEFT_ALONE_S:
+                    self._note(sources, plan, begun.source, position, exc.reason)
             except _SourceFailed as exc:
                 self._note(sources, plan, exc.source, position, exc.reason, absent=exc.absent)
             finally:

@@ -1,4 +1,4 @@
-"""HTTP out of the client: the only module here that knows aiohttp. Foreign errors become ours at this seam.
+"""HTTP out of the client: only this module and `answer_timers` know aiohttp. Foreign errors become ours at this seam.
 
 It repeats nothing and chooses nobody; whoever calls decides where a failed request goes next.
 """
@@ -19,6 +19,7 @@ from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from copypool.answer_timers import until_head
 from copypool.direct_socket import DirectSocket
 from copypool.failover import Reason
 from copypool.protocol.errors import CopypoolError, Invalid, Unavailable, from_response
@@ -165,8 +166,14 @@ class BodyStream:
         try:
             if data := content.read_nowait():
                 return data
-            async with asyncio.timeout(self._stall_s if wait_s is None else wait_s):
-                return await content.readany()
+            try:
+                async with asyncio.timeout(self._stall_s if wait_s is None else wait_s):
+                    return await content.readany()
+            except TimeoutError:
+                await asyncio.sleep(0)  # a loop that was kept busy looks at its sockets first: bytes may be there
+                if (data := content.read_nowait()) or content.at_eof():
+                    return data
+                raise
         except TimeoutError as exc:
             raise self._stalled() from exc
         except (aiohttp.ClientError, OSError) as exc:
@@ -351,6 +358,7 @@ class Transport:
                     headers={**headers, TRACE: tracing.outgoing()},
                     allow_redirects=False,
                     timeout=self._read_timeout,
+                    middlewares=(until_head,),
                 )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise _translate(exc, url) from exc

@@ -1,6 +1,7 @@
 """Calls from this coordinator to nodes: commands, joined small reads, streams. aiohttp's exceptions end here.
 
-Every call has a deadline: connect 1 s, first byte 2 s, 1 s between bytes. A node that did not answer is a *suspect*
+Every call has a deadline: connect 1 s, first byte 2 s, 1 s between bytes; the time that whoever takes the bytes lets
+pass is his, not the node's. A node that did not answer is a *suspect*
 for some seconds: routes put it behind the others, so that one dead node costs one timeout and not one per request.
 Nothing else follows from it: a suspect's locations are neither unavailable nor damaged.
 """
@@ -18,6 +19,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from copypool.answer_timers import until_end
 from copypool.protocol.api import Empty, SegmentRef
 from copypool.protocol.errors import CopypoolError, DigestMismatch, Unavailable, from_response
 from copypool.protocol.internal import Done, ReadItem, ReadManyItem, ReadManyReply, ReadManyRequest, RecordInfo
@@ -52,7 +54,9 @@ class NodeLink:
         self._mint = mint
         self._limits = limits
         connector = aiohttp.TCPConnector(limit=1024, limit_per_host=64, ssl=tls if tls is not None else True)
-        self.http = aiohttp.ClientSession(connector=connector, auto_decompress=False, read_bufsize=_CHUNK_BYTES)
+        self.http = aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, read_bufsize=_CHUNK_BYTES, middlewares=(until_end,)
+        )
         self._suspects: dict[int, float] = {}
         self.on_suspect: Callable[[], None] = _nothing  #: called whenever a node becomes a suspect
         self._answered: dict[int, float] = {}  #: node -> monotonic time of its last answer

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from copypool.answer_timers import until_end
 from copypool.protocol.errors import (
     CopypoolError,
     DigestMismatch,
@@ -353,7 +354,7 @@ class Puller:
         url = f"{base}/i/raw/{extent}?from={start}&to={stop}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
         headers = {CAPABILITY: source.capability, TRACE: tracing.outgoing()}
-        return self._session.link.http.get(url, headers=headers, timeout=timeout)
+        return self._session.link.http.get(url, headers=headers, timeout=timeout, middlewares=(until_end,))
 
     async def _take(self, holding: Holding, scanner: Scanner, intake: Intake, chunk: bytes) -> None:
         """Take in a chunk; whenever so much is here that it is worth it, check and append what is whole."""

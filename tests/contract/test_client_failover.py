@@ -19,6 +19,7 @@ from copypool import (
     OutcomeUnknown,
     Unauthorized,
     Unavailable,
+    sources,
 )
 from copypool.coordinators import CALL_DEADLINE_S
 from copypool.protocol.api import PART_BYTES
@@ -91,6 +92,27 @@ async def test_a_read_goes_on_at_the_failed_byte(
     assert got == DATA
     (told,) = [report for report in cluster.reports if report[1] == failing]  # a slow machine may fail the others too
     assert told[2] in reason
+
+
+async def test_a_stream_that_was_cut_off_while_its_consumer_left_it_alone_is_nobodys_fault(
+    cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node gives up who takes nothing for minutes; so does the network in between."""
+    monkeypatch.setattr(sources, "LEFT_ALONE_S", 0.05)
+    await put_and_copy(cluster, client)
+    primary_of(cluster).cut_at = 3_000_000
+    async with await client.open(NS, "f") as reader:
+        pieces = aiter(reader)
+        got = await anext(pieces)
+        primary_of(cluster).cut_at = None
+        await asyncio.sleep(2 * sources.LEFT_ALONE_S)
+        got += b"".join([piece async for piece in pieces])
+    assert got == DATA
+    await client.close()
+    assert cluster.reports == []
+    asked = [node.id for node in cluster.nodes for _ in node.reads]
+    assert len(asked) == 2
+    assert len(set(asked)) == 1
 
 
 async def test_only_the_missing_bytes_are_asked_of_the_next_source(cluster: FakeCluster, client: Client) -> None:
