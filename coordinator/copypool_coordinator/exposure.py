@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from copypool_coordinator import reclassing
 from copypool_coordinator.placement import FLOOR_BYTES
 from copypool_coordinator.protection import VolumeFacts
 
 if TYPE_CHECKING:
     from copypool_coordinator.heartbeats import Loads
+    from copypool_coordinator.rows import NamespaceRow
     from copypool_coordinator.view import ClusterView
+
+#: Extents of older classes that one answer looks at, per namespace: the first one of its own ends the search.
+_LOOKED_AT_MAX = 2_000
 
 
 def not_rebuildable(view: ClusterView, places: Mapping[int, VolumeFacts]) -> list[str]:
@@ -106,6 +111,51 @@ def copyless(view: ClusterView, only: str = "") -> list[str]:
     if not names:
         return []
     return [f"by policy namespace {_named(names)} has no copy pool: each byte is on one volume and lost with it"]
+
+
+def left_behind(view: ClusterView, only: str = "") -> list[str]:
+    """Namespaces with files of an older policy that wants fewer copies (or one of them), a sentence each.
+
+    Such extents are where *their* policy wants them, so nothing else tells of them.
+    """
+    found = []
+    for name, entry in sorted(view.namespaces.items()):
+        if entry.row.state != "live" or only not in ("", name) or not entry.row.past_classes:
+            continue
+        lack = _lack_copies(view, entry.row)
+        if lack:
+            found.append(
+                f"files of namespace {name!r} that were stored before its policy changed {lack} the copies that it "
+                f"wants now: `copypool namespace rewrite {name}` makes them"
+            )
+    return found
+
+
+def _lack_copies(view: ClusterView, namespace: NamespaceRow) -> str:
+    """`lack`; `may lack` when that is not clear after `_LOOKED_AT_MAX` extents; empty: nothing does."""
+    looked_at = 0
+    for class_id in namespace.past_classes:
+        if _copy_pools(view, namespace.class_id) <= _copy_pools(view, class_id):
+            continue
+        for extent in view.extents_by_class.get(class_id, ()):
+            known = view.extents.get(extent)
+            if known is None or known.row.class_id != class_id:
+                continue
+            row = known.row
+            if row.open:
+                held = reclassing.may_be_written_by_old_leases(namespace, row)
+            else:
+                held = reclassing.held_bytes(row, namespace.id) is not None
+            if held:
+                return "lack"
+            looked_at += 1
+            if looked_at == _LOOKED_AT_MAX:
+                return "may lack"
+    return ""
+
+
+def _copy_pools(view: ClusterView, class_id: int) -> set[int]:
+    return set(view.classes[class_id].row.copy_pools) if class_id in view.classes else set()
 
 
 def _holders(view: ClusterView, places: Mapping[int, VolumeFacts], pool: int) -> set[int]:

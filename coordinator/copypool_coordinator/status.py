@@ -100,6 +100,7 @@ def build(view: ClusterView, facts: StatusFacts, namespace: str = "") -> StatusR
         ],
         warnings=[
             *exposure.copyless(view, namespace),
+            *exposure.left_behind(view, namespace),
             *exposure.warnings(view, facts.places),
             *mounting.not_let_in(view, facts.heartbeats.unmounted(facts.now_s)),
             *_full(view, facts).values(),

@@ -8,7 +8,7 @@ from copypool.protocol.internal import HeartbeatRequest, Unmounted
 from copypool_coordinator import keys
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.policy import places
-from copypool_coordinator.rows import FORMAT, NamespaceRow, VolumeRow
+from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, Share, VolumeRow
 from kit.little_view import report
 from kit.seen_status import E, Seen, only, proven
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
@@ -130,3 +130,25 @@ async def test_bytes_whose_copy_is_on_a_node_that_is_away_are_not_said_to_have_h
     seen.cluster.wait(seen.cluster.policy.grace_ms)
     reply = await seen.status()
     assert any(each.endswith("while it is away (not waited for any more)") for each in reply.reasons)
+
+
+async def test_files_that_were_stored_before_copies_were_wanted_are_not_passed_over() -> None:
+    """They are where the policy of their time wants them: green, and yet lost with one disk."""
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    bare, later = 9, ClassRow(FORMAT, 9, PRIMARY, [], "primary")
+    seen.cluster.put(keys.named(keys.CLASS, "bare"), later)
+    for extent, namespace in ((E, 5), (E + 1, 6)):
+        row = replace(seen.cluster.row(E), class_id=bare, shares=[Share(namespace, MIB, 1, MIB)])
+        seen.cluster.put_extent(extent, row)
+    policy = NamespaceRow(FORMAT, 5, CLASS, past_classes=[bare], class_since_ms=seen.cluster.now_ms)
+    seen.cluster.put(keys.named(keys.NAMESPACE, "mail"), policy)
+    (warning,) = [each for each in (await seen.status()).warnings if "policy changed" in each]
+    assert "namespace 'mail'" in warning
+    assert "lack the copies that it wants now: `copypool namespace rewrite mail`" in warning
+
+    seen.cluster.put_extent(E, replace(seen.cluster.row(E), class_id=CLASS))
+    assert not [each for each in (await seen.status()).warnings if "policy changed" in each], "all is brought to it"
+    seen.cluster.put_extent(E, replace(seen.cluster.row(E), class_id=bare))
+    seen.cluster.put(keys.named(keys.NAMESPACE, "mail"), replace(policy, class_id=bare, past_classes=[CLASS, bare]))
+    assert not [each for each in (await seen.status()).warnings if "policy changed" in each], "fewer copies are wanted"
