@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from urllib.parse import quote
@@ -219,9 +219,9 @@ class FilesHttp:
                 response.content_length = stop - start
                 await response.prepare(request)
                 try:
-                    await _write(response, first)
+                    await _write(request, response, first)
                     async for piece in pieces:
-                        await _write(response, piece)
+                        await _write(request, response, piece)
                 except CopypoolError as error:
                     # The status line is out: only a cut connection tells the client that bytes are missing.
                     if request.transport is not None:
@@ -349,9 +349,21 @@ def _whole(version: int, digest: bytes) -> tuple[Mapping[str, str], bytes]:
     return headers, write_start(200, headers)
 
 
-async def _write(response: web.StreamResponse, piece: bytes) -> None:
-    try:
-        async with asyncio.timeout(_CLIENT_STALL_S):
-            await response.write(piece)
-    except TimeoutError as exc:
-        raise ConnectionResetError("the client takes no bytes") from exc
+async def _write(request: web.BaseRequest, response: web.StreamResponse, piece: bytes) -> None:
+    """Send a piece, however slowly the client takes it; `ConnectionResetError`: it takes nothing any more."""
+    left_bytes = len(piece) + _unsent_bytes(request)
+    step: Awaitable[None] = response.write(piece)
+    while True:
+        try:
+            async with asyncio.timeout(_CLIENT_STALL_S):
+                return await step
+        except TimeoutError as exc:
+            # All of it is in the transport by now: what is left there tells whether the client took some.
+            before_bytes, left_bytes = left_bytes, _unsent_bytes(request)
+            if left_bytes >= before_bytes:
+                raise ConnectionResetError("the client takes no bytes") from exc
+            step = request.writer.drain()
+
+
+def _unsent_bytes(request: web.BaseRequest) -> int:
+    return request.transport.get_write_buffer_size() if request.transport is not None else 0

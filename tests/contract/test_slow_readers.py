@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,7 +20,7 @@ from copypool.protocol.api import SegmentRef
 from copypool.protocol.errors import Unavailable
 from copypool.protocol.internal import ProgressReport, PullCommand, PullSource
 from copypool.transport import BodyStream, Timeouts, Transport
-from copypool_coordinator import keys, node_link
+from copypool_coordinator import files_http, keys, node_link
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.config import Limits
 from copypool_coordinator.node_link import NodeLink
@@ -315,3 +316,37 @@ async def test_a_pull_leaves_a_source_that_stops_amid_an_extent(
         await eventually(lambda: bool(coordinator.requests["progress"]), "the pull ends")
         assert to.extent_file(1).read_bytes() == good.body
         assert (stopping.requests, good.requests) == (1, 1)
+
+
+class Trickle:
+    """A server's connection to a client that takes `at_a_time_bytes` between two looks, and then nothing more."""
+
+    def __init__(self, at_a_time_bytes: int, times: int) -> None:
+        self.writer = self.transport = self
+        self._at_a_time_bytes = at_a_time_bytes
+        self._times = times
+        self._unsent_bytes = 0
+
+    async def write(self, data: bytes) -> None:
+        self._unsent_bytes += len(data)
+        await self.drain()
+
+    async def drain(self) -> None:
+        if self._unsent_bytes:
+            await asyncio.Event().wait()
+
+    def get_write_buffer_size(self) -> int:
+        if self._times and self._unsent_bytes:
+            self._times -= 1
+            self._unsent_bytes = max(0, self._unsent_bytes - self._at_a_time_bytes)
+        return self._unsent_bytes
+
+
+async def test_a_relay_s_client_may_take_a_few_bytes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is for one that takes none: at 8 KiB/s a piece takes longer than that."""
+    monkeypatch.setattr(files_http, "_CLIENT_STALL_S", 0.01)
+    slow: Any = Trickle(1000, times=100)
+    await files_http._write(slow, slow, bytes(20_000))
+    stops: Any = Trickle(1000, times=5)
+    with pytest.raises(ConnectionResetError, match="takes no bytes"):
+        await files_http._write(stops, stops, bytes(20_000))
