@@ -14,7 +14,7 @@ BROWSER_READY := $(VENV)/.browser-ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check reference format test slow power unit demo bench chart chart-live chart-docs images drills soak upgrade browser clean
+.PHONY: help setup check reference format test slow explore power unit demo bench chart chart-live chart-docs images drills soak upgrade browser clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ test: $(READY) $(ETCD_READY) $(PROMTOOL_READY) ## All tests: unit, contract, int
 
 slow: $(READY) $(ETCD_READY) ## Tests that take minutes each: every disk call failing, a restore whose leader is killed 20 times
 	pytest -m slow
+
+explore: $(READY) $(ETCD_READY) ## Property tests with examples that nobody has tried, for MINUTES=10
+	end=$$(($$(date +%s) + 60 * $(or $(MINUTES),10))); while [ $$(date +%s) -lt $$end ]; do \
+	  pytest -q --hypothesis-profile=fresh $$(grep -rl '^from hypothesis' tests/unit tests/contract) || exit 1; done
 
 power: $(READY) $(ETCD_READY) ## Power cuts that lose what was not fsync'd, of nodes and of etcd (root); SEEDS=200: the long run
 	.ci/setup-power

@@ -25,16 +25,18 @@ _BLOCKING_BY_DESIGN = ["copypool.dev"]
 _THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
 _SETTLE_S = 20.0
 
-# How fast examples are made says something about the machine's load, nothing about the code. Shrinking may outlast a
-# test's time, and that ends the run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.
+# A change is judged by the same examples as the one before it; `make explore` looks for new ones. How fast they are made
+# says something about the machine's load, nothing about the code. Shrinking may outlast a test's time, and that ends the
+# run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.
 settings.register_profile(
-    "busy",
+    "fresh",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)],
     print_blob=True,
 )
-settings.load_profile("busy")
+settings.register_profile("same", settings.get_profile("fresh"), derandomize=True, database=None)
+settings.load_profile("same")
 
 
 def pytest_configure() -> None:

@@ -149,10 +149,10 @@ def action_of(operation: Operation, excuses: Excuses | None = None) -> Action | 
     """What an operation means for its path; None when it tells nothing."""
     invoked, completed = operation.invoked, operation.completed
     if excuses is not None and is_unavailable(operation) and (reasons := excuses.of_read(operation)):
-        if len(reasons) > 1:  # it ran through two absences: which version it could not have is not told
-            return None
         one = reasons[0]
-        invoked, completed = max(invoked, one.since), min(completed, one.until)
+        if any((each.digest, each.version) != (one.digest, one.version) for each in reasons):
+            return None  # it ran through absences of several versions: which one it could not have is not told
+        invoked, completed = max(invoked, one.since), min(completed, reasons[-1].until)
         return Action(operation, invoked, completed, False, False, one.digest, one.version)
     if operation.found_nothing:
         return Action(operation, invoked, completed, False, False, "", 0)

@@ -269,6 +269,20 @@ def test_a_read_through_two_absences_may_have_missed_either_version() -> None:
     assert loss.verdict().ok, str(loss.verdict())
 
 
+def test_a_read_through_two_absences_of_one_version_missed_that_one() -> None:
+    """Of a write that nobody acknowledged two versions are told: by a read of one absence, and by one of two more."""
+    history = History(clock=lambda: 0.0)
+    history.complete(history.invoke(0, Kind.PUT, F, digest="w1"), Outcome.UNKNOWN)
+    first = history.invoke(1, Kind.GET, F)
+    history.complete(first, Outcome.FAILED, error="unavailable")
+    second = history.invoke(1, Kind.GET, F)
+    history.complete(second, Outcome.FAILED, error="unavailable")
+    excused = [Excused(F, 2, "w1", 2, 4), Excused(F, 2, "w1", 4, 5), Excused(F, 2, "w1", 5, 6)]
+    assert check(history.operations(), excused=excused).ok
+    excused[0] = Excused(F, 1, "w1", 2, 4)
+    assert not check(history.operations(), excused=excused).ok
+
+
 def test_an_absence_without_length_ends_before_the_event_of_its_number() -> None:
     history = History()
     put = history.invoke(0, Kind.PUT, F, digest="only")

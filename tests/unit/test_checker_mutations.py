@@ -48,7 +48,7 @@ def judged_right(operations: Sequence[Operation], excused: Sequence[Excused]) ->
         malformed = any(a >= b for a, b in pairwise(names)) or not all(name.startswith(one.path) for name in names)
         if one.outcome is Outcome.OK and (malformed or not written.issuperset(names)):
             return False
-        if _says_unavailable(one) and _excuse(one, excused) is None:
+        if _says_unavailable(one) and not _reasons(one, excused):
             return False
     paths = {one.path for one in operations if one.kind is not Kind.LIST}
     if any(one.digest not in _stored(operations, one.path) for one in excused):
@@ -65,10 +65,9 @@ def _says_unavailable(one: Operation) -> bool:
     return one.kind is Kind.GET and one.outcome is not Outcome.OK and one.error == "unavailable"
 
 
-def _excuse(read: Operation, excused: Sequence[Excused]) -> Excused | None:
+def _reasons(read: Operation, excused: Sequence[Excused]) -> list[Excused]:
     fitting = [one for one in excused if one.path == read.path]
-    fitting = [one for one in fitting if read.invoked < one.until and read.completed >= one.since]
-    return min(fitting, key=lambda one: one.since, default=None)
+    return [one for one in fitting if read.invoked < one.until and read.completed >= one.since]
 
 
 def _felt(operations: Sequence[Operation], excused: Sequence[Excused], path: str) -> list[Seen]:
@@ -81,10 +80,12 @@ def _felt(operations: Sequence[Operation], excused: Sequence[Excused], path: str
         elif one.path != path:
             continue
         elif _says_unavailable(one):
-            excuse = _excuse(one, excused)
-            assert excuse is not None
-            begin, end = max(one.invoked, excuse.since), min(one.completed, excuse.until)
-            felt.append(Seen(begin, end, False, False, excuse.digest, excuse.version))
+            reasons = _reasons(one, excused)
+            versions = {(each.digest, each.version) for each in reasons}
+            if len(versions) == 1:  # of several, any may be the one that it felt
+                begin = max(one.invoked, min(each.since for each in reasons))
+                end = min(one.completed, max(each.until for each in reasons))
+                felt.append(Seen(begin, end, False, False, *versions.pop()))
         elif one.kind is Kind.DELETE and one.outcome is Outcome.FAILED and one.error == "not_found":
             felt.append(Seen(one.invoked, one.completed, False, False, "", 0))
         elif one.kind in WRITES and one.outcome is not Outcome.FAILED:
