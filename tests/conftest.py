@@ -25,9 +25,9 @@ _BLOCKING_BY_DESIGN = ["copypool.dev"]
 _THREADS_KEPT = ("_poll_wrapper", "asyncio_", "ThreadPoolExecutor")
 _SETTLE_S = 20.0
 
-# A change is judged by the same examples as the one before it; `make explore` looks for new ones. How fast they are made
-# says something about the machine's load, nothing about the code. Shrinking may outlast a test's time, and that ends the
-# run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.
+# A change is judged by the same examples as the one before it; `make explore` looks for new ones. How fast they are
+# made says something about the machine's load, nothing about the code. Shrinking may outlast a test's time, and that
+# ends the run: the example that failed is printed, and `--hypothesis-profile=default` shrinks it.
 settings.register_profile(
     "fresh",
     deadline=None,
