@@ -26,7 +26,7 @@ def changed_since(headers: Mapping[str, str], version: int) -> bool:
         return False
     try:
         since = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False  # RFC 9110, 13.1.4: what is no date is ignored
     return time_ms_of(version) // 1000 > since.replace(tzinfo=since.tzinfo or UTC).timestamp()
 

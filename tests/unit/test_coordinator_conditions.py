@@ -124,3 +124,8 @@ def test_a_body_in_a_transfer_coding_that_nobody_undoes_is_not_stored(coding: st
     with pytest.raises(Invalid, match="transfer coding"):
         write_condition({"Transfer-Encoding": coding})
     assert write_condition({"Transfer-Encoding": " Chunked"}) == (False, 0)
+
+
+@pytest.mark.parametrize("text", [f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}", f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"])
+def test_a_date_beyond_all_numbers_is_ignored(text: str) -> None:
+    assert not changed_since({"If-Unmodified-Since": text}, 1)
