@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import uvloop
+from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 
 from copypool.protocol.api import SegmentRef
 from copypool.protocol.errors import Unavailable
 from copypool.protocol.internal import ProgressReport, PullCommand, PullSource
+from copypool.tls import TlsFiles, client_context, server_context
 from copypool.transport import BodyStream, Timeouts, Transport
 from copypool_coordinator import files_http, keys, node_link
 from copypool_coordinator.capabilities import Mint
@@ -26,6 +28,7 @@ from copypool_coordinator.config import Limits
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.rows import FORMAT, SessionRow
 from copypool_node import pull
+from kit.certificates import Authority
 from kit.eventually import eventually
 from kit.fake_coordinator import running
 from kit.little_view import LittleView
@@ -36,6 +39,7 @@ STRANGER = 77  #: a node id that no heartbeat names: its URL is taken from the c
 QUIET_S = 0.2  #: how long a server may be silent here
 TIMEOUTS = Timeouts(first_byte_s=QUIET_S, stall_s=QUIET_S)
 MIB = 1024 * 1024
+PIECE_BYTES = 512 * 1024  #: of a relayed file; TLS holds as much back before it makes a writer wait
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
@@ -318,35 +322,80 @@ async def test_a_pull_leaves_a_source_that_stops_amid_an_extent(
         assert (stopping.requests, good.requests) == (1, 1)
 
 
-class Trickle:
-    """A server's connection to a client that takes `at_a_time_bytes` between two looks, and then nothing more."""
-
-    def __init__(self, at_a_time_bytes: int, times: int) -> None:
-        self.writer = self.transport = self
-        self._at_a_time_bytes = at_a_time_bytes
-        self._times = times
-        self._unsent_bytes = 0
-
-    async def write(self, data: bytes) -> None:
-        self._unsent_bytes += len(data)
-        await self.drain()
-
-    async def drain(self) -> None:
-        if self._unsent_bytes:
-            await asyncio.Event().wait()
-
-    def get_write_buffer_size(self) -> int:
-        if self._times and self._unsent_bytes:
-            self._times -= 1
-            self._unsent_bytes = max(0, self._unsent_bytes - self._at_a_time_bytes)
-        return self._unsent_bytes
+def _connected(port: int, context: ssl.SSLContext | None) -> socket.socket:
+    """A client that has asked for the body, and whose buffer holds little of it; blocking."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    plain.settimeout(30.0)
+    plain.connect(("127.0.0.1", port))
+    client = plain if context is None else context.wrap_socket(plain, server_hostname="127.0.0.1")
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    client.setblocking(False)
+    return client
 
 
-async def test_a_relay_s_client_may_take_a_few_bytes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is for one that takes none: at 8 KiB/s a piece takes longer than that."""
-    monkeypatch.setattr(files_http, "_CLIENT_STALL_S", 0.01)
-    slow: Any = Trickle(1000, times=100)
-    await files_http._write(slow, slow, bytes(20_000))
-    stops: Any = Trickle(1000, times=5)
-    with pytest.raises(ConnectionResetError, match="takes no bytes"):
-        await files_http._write(stops, stops, bytes(20_000))
+async def _relay_to_a_client_that_takes_little(files: TlsFiles | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes some bytes between two looks as long as `takes`, and then nothing more."""
+    shown, known = None, None
+    if files is not None:
+        shown = await asyncio.to_thread(server_context, files, ask_clients=False)
+        known = await asyncio.to_thread(client_context, files)
+    client: socket.socket | None = None
+    looks = 0
+    takes = True
+    told: list[str] = []
+    really_taken_bytes = files_http._taken_bytes
+
+    def look(transport: asyncio.Transport | None) -> int:
+        nonlocal looks
+        looks += 1
+        taken_bytes = really_taken_bytes(transport)
+        if takes and client is not None:
+            with suppress(BlockingIOError, ssl.SSLWantReadError):
+                for _ in range(4):
+                    client.recv(16 * 1024)
+        return taken_bytes
+
+    async def relay(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal takes
+        response = web.StreamResponse()
+        response.content_length = 4 * PIECE_BYTES
+        await response.prepare(request)
+        try:
+            for _ in range(2):
+                await files_http._write(request, response, bytes(PIECE_BYTES))
+            told.append(f"went on {looks > 8}")
+            takes = False
+            for _ in range(2):
+                await files_http._write(request, response, bytes(PIECE_BYTES))
+        except BaseException as error:
+            told.append(repr(error))
+            raise
+        return response
+
+    monkeypatch.setattr(files_http, "_CLIENT_STALL_S", 0.05)
+    monkeypatch.setattr(files_http, "_taken_bytes", look)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+    listener.bind(("127.0.0.1", 0))
+    handler = web.Server(relay)
+    server = await asyncio.get_running_loop().create_server(handler, sock=listener, ssl=shown)
+    try:
+        client = await asyncio.to_thread(_connected, listener.getsockname()[1], known)
+        await eventually(lambda: len(told) == 2, "the client is given up")
+        assert told == ["went on True", "ConnectionResetError('the client takes no bytes')"]
+    finally:
+        if client is not None:
+            client.close()
+        server.close()
+        await handler.shutdown(1.0)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_relay_s_client_may_take_a_few_bytes_at_a_time(
+    run: Callable[..., None], tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is for one that takes none: a piece takes longer than that."""
+    files = Authority(tmp_path).issue("server").files if tls else None
+    run(_relay_to_a_client_that_takes_little(files, monkeypatch))
