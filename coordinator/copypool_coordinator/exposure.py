@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from copypool_coordinator.rows import NamespaceRow
     from copypool_coordinator.view import ClusterView
 
-#: Extents of older classes that one answer looks at, per namespace: the first one of its own ends the search.
+#: Extents of older classes that one answer looks at: the first one of a namespace ends the search for it.
 _LOOKED_AT_MAX = 2_000
 
 
@@ -119,10 +119,12 @@ def left_behind(view: ClusterView, only: str = "") -> list[str]:
     Such extents are where *their* policy wants them, so nothing else tells of them.
     """
     found = []
+    budget = _LOOKED_AT_MAX
     for name, entry in sorted(view.namespaces.items()):
         if entry.row.state != "live" or only not in ("", name) or not entry.row.past_classes:
             continue
-        lack = _lack_copies(view, entry.row)
+        lack, looked_at = _lack_copies(view, entry.row, budget)
+        budget -= looked_at
         if lack:
             found.append(
                 f"files of namespace {name!r} that were stored before its policy changed {lack} the copies that it "
@@ -131,8 +133,8 @@ def left_behind(view: ClusterView, only: str = "") -> list[str]:
     return found
 
 
-def _lack_copies(view: ClusterView, namespace: NamespaceRow) -> str:
-    """`lack`; `may lack` when that is not clear after `_LOOKED_AT_MAX` extents; empty: nothing does."""
+def _lack_copies(view: ClusterView, namespace: NamespaceRow, budget: int) -> tuple[str, int]:
+    """`lack`; `may lack` when `budget` extents do not make that clear; empty: none does. And how many it looked at."""
     looked_at = 0
     for class_id in namespace.past_classes:
         if _copy_pools(view, namespace.class_id) <= _copy_pools(view, class_id):
@@ -147,11 +149,11 @@ def _lack_copies(view: ClusterView, namespace: NamespaceRow) -> str:
             else:
                 held = reclassing.held_bytes(row, namespace.id) is not None
             if held:
-                return "lack"
+                return "lack", looked_at
+            if looked_at == budget:
+                return "may lack", looked_at
             looked_at += 1
-            if looked_at == _LOOKED_AT_MAX:
-                return "may lack"
-    return ""
+    return "", looked_at
 
 
 def _copy_pools(view: ClusterView, class_id: int) -> set[int]:

@@ -328,11 +328,12 @@ def _waited(view: ClusterView, facts: StatusFacts) -> dict[int, str]:
 
 
 def _away_text(view: ClusterView, facts: StatusFacts, pool: int) -> str:
-    """Whether what this pool lacks was copied there once, and is on nodes that are away."""
+    """Whether what this pool lacks was copied there once, and is on nodes that are away; from a sample of it."""
+    lacking = (extent for extent, mark in facts.marks.items() if any(pool == each for each, _ in mark.debt))
     holders = {
         place.node
-        for extent, mark in facts.marks.items()
-        if any(pool == lacking for lacking, _ in mark.debt) and (entry := view.extents.get(extent)) is not None
+        for extent in islice(lacking, _SAMPLE)
+        if (entry := view.extents.get(extent)) is not None
         for location in entry.row.locations
         if location.state == "good" and (place := facts.places.get(location.volume)) is not None
         if place.pool == pool and not place.destroyed and not view.node_up(place.node)

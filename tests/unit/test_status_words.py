@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from copypool.protocol.internal import HeartbeatRequest, Unmounted
-from copypool_coordinator import keys
+from copypool_coordinator import exposure, keys
 from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.policy import places
 from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, Share, VolumeRow
@@ -152,3 +153,20 @@ async def test_files_that_were_stored_before_copies_were_wanted_are_not_passed_o
     seen.cluster.put_extent(E, replace(seen.cluster.row(E), class_id=bare))
     seen.cluster.put(keys.named(keys.NAMESPACE, "mail"), replace(policy, class_id=bare, past_classes=[CLASS, bare]))
     assert not [each for each in (await seen.status()).warnings if "policy changed" in each], "fewer copies are wanted"
+
+
+async def test_one_answer_looks_at_so_many_older_extents_and_says_what_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exposure, "_LOOKED_AT_MAX", 3)
+    seen = Seen(ToyCluster())
+    proven(seen.cluster)
+    seen.cluster.put(keys.named(keys.CLASS, "bare"), ClassRow(FORMAT, 9, PRIMARY, [], "primary"))
+    for extent in (E, E + 1):
+        row = replace(seen.cluster.row(E), class_id=9, shares=[Share(7, MIB, 1, MIB)])
+        seen.cluster.put_extent(extent, row)
+    for number, name in ((5, "a"), (6, "b")):
+        policy = NamespaceRow(FORMAT, number, CLASS, past_classes=[9], class_since_ms=seen.cluster.now_ms)
+        seen.cluster.put(keys.named(keys.NAMESPACE, name), policy)
+    (warning,) = [each for each in (await seen.status()).warnings if "policy changed" in each]
+    assert "namespace 'b' that were stored before its policy changed may lack" in warning
