@@ -140,15 +140,7 @@ def _lack_copies(view: ClusterView, namespace: NamespaceRow, budget: int) -> tup
         if _copy_pools(view, namespace.class_id) <= _copy_pools(view, class_id):
             continue
         for extent in view.extents_by_class.get(class_id, ()):
-            known = view.extents.get(extent)
-            if known is None or known.row.class_id != class_id:
-                continue
-            row = known.row
-            if row.open:
-                held = reclassing.may_be_written_by_old_leases(namespace, row)
-            else:
-                held = reclassing.held_bytes(row, namespace.id) is not None
-            if held:
+            if reclassing.may_hold(namespace, view.extents[extent].row):
                 return "lack", looked_at
             if looked_at == budget:
                 return "may lack", looked_at

@@ -51,6 +51,13 @@ def may_be_written_by_old_leases(namespace: NamespaceRow, row: ExtentRow) -> boo
     return row.opened_ms <= namespace.class_since_ms + WRITE_LIFE_MS
 
 
+def may_hold(namespace: NamespaceRow, row: ExtentRow) -> bool:
+    """Whether this extent of a past class may hold records of the namespace, open or sealed."""
+    if row.open:
+        return may_be_written_by_old_leases(namespace, row)
+    return held_bytes(row, namespace.id) is not None
+
+
 def lease_left_ms(namespace: NamespaceRow, now_ms: int) -> int:
     """For how long somebody may still write under the policy before; 0: nobody may."""
     return max(0, namespace.class_since_ms + WRITE_LIFE_MS - now_ms) if namespace.past_classes else 0

@@ -158,12 +158,7 @@ def _older(view: ClusterView, facts: Facts, marks: Mapping[int, Mark], row: Proc
     for class_id in namespace.past_classes:
         for extent in view.extents_by_class.get(class_id, ()):
             known = view.extents[extent].row
-            concerned = (
-                reclassing.may_be_written_by_old_leases(namespace, known)
-                if known.open
-                else reclassing.held_bytes(known, namespace.id) is not None
-            )
-            if concerned:
+            if reclassing.may_hold(namespace, known):
                 yield Left(extent, facts.committed(extent, known) or 0, known.records, namespace=namespace.id)
     for extent, mark in marks.items():
         if extent not in view.extents:
