@@ -13,10 +13,7 @@ never logged, and `Referrer-Policy` keeps them out of others' logs.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import socket
-import sys
 from collections.abc import Mapping
 from contextlib import aclosing
 from functools import lru_cache
@@ -68,15 +65,12 @@ from copypool_coordinator.locating import Located, Locator
 from copypool_coordinator.node_link import NodeLink
 from copypool_coordinator.routing import Place, end_of
 from copypool_coordinator.rows import FileFlag
+from copypool_coordinator.slow_clients import write_piece
 from copypool_coordinator.streaming import Reading
 
 PREFIX = "/v1/files/"
 _DELETE_ANSWER_S = 5.0
 _DELETE_LEASES = 3
-#: A client that takes nothing for this long is cut off: its stream holds a slot.
-_CLIENT_STALL_S = 60.0
-#: Of `struct tcp_info` (linux/tcp.h), up to and with `tcpi_bytes_acked`.
-_TCP_INFO_BYTES = 128
 _PRIVATE = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
@@ -223,9 +217,9 @@ class FilesHttp:
                 response.content_length = stop - start
                 await response.prepare(request)
                 try:
-                    await _write(request, response, first)
+                    await write_piece(request, response, first)
                     async for piece in pieces:
-                        await _write(request, response, piece)
+                        await write_piece(request, response, piece)
                 except CopypoolError as error:
                     # The status line is out: only a cut connection tells the client that bytes are missing.
                     if request.transport is not None:
@@ -351,51 +345,3 @@ def _whole(version: int, digest: bytes) -> tuple[Mapping[str, str], bytes]:
     """Headers of an answer with all of its bytes, also as they are sent."""
     headers = {**_about(version, digest), **_content(version)}
     return headers, write_start(200, headers)
-
-
-async def _write(request: web.BaseRequest, response: web.StreamResponse, piece: bytes) -> None:
-    """Send a piece, however slowly the client takes it; `ConnectionResetError`: it takes nothing any more.
-
-    The wait ends with the connection alone: aiohttp can not take up again one that was cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    transport = request.transport
-    taken_bytes = _taken_bytes(transport)
-    stands_still = False
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal taken_bytes, stands_still, timer
-        before_bytes, taken_bytes = taken_bytes, _taken_bytes(transport)
-        if taken_bytes > before_bytes:
-            timer = loop.call_later(_CLIENT_STALL_S, look)
-            return
-        stands_still = True
-        if transport is not None:
-            transport.abort()
-
-    timer = loop.call_later(_CLIENT_STALL_S, look)
-    try:
-        await response.write(piece)
-    except ConnectionError:
-        if not stands_still:
-            raise
-    finally:
-        timer.cancel()
-    if stands_still:
-        raise ConnectionResetError("the client takes no bytes")
-
-
-def _taken_bytes(transport: asyncio.Transport | None) -> int:
-    """What the client's machine has acknowledged so far; 0: the connection is gone.
-
-    The kernel's count, since a transport that encrypts does not tell what waits in the one below it.
-    """
-    connection = transport.get_extra_info("socket") if transport is not None else None
-    if connection is None:
-        return 0
-    try:
-        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    except OSError:
-        return 0
-    return int.from_bytes(told[_TCP_INFO_BYTES - 8 :], sys.byteorder)

@@ -12,6 +12,7 @@ import uvloop
 
 from copypool.transport import BodyStream, LinkFailed, Timeouts, Transport
 from kit.eventually import eventually
+from kit.played_server import serving_connections
 
 SIZE = 20 * 1024 * 1024 + 17
 BODY = os.urandom(1024 * 1024) * (SIZE // (1024 * 1024)) + b"x" * 17
@@ -40,30 +41,16 @@ class Collecting:
 async def serving(send: Send) -> AsyncIterator[tuple[str, list[int]]]:
     """A server that answers every GET by `send`; its URL, and the ports that clients came from."""
     ports: list[int] = []
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ports.append(writer.get_extra_info("peername")[1])
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n".encode())
-                await send(writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            writer.transport.abort()
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n".encode())
+            await send(writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/long", ports
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
+    async with serving_connections(serve) as url:
+        yield f"{url}/long", ports
 
 
 async def whole(writer: asyncio.StreamWriter) -> None:

@@ -22,7 +22,7 @@ from copypool.protocol.errors import Unavailable
 from copypool.protocol.internal import ProgressReport, PullCommand, PullSource
 from copypool.tls import TlsFiles, client_context, server_context
 from copypool.transport import BodyStream, Timeouts, Transport
-from copypool_coordinator import files_http, keys, node_link
+from copypool_coordinator import keys, node_link, slow_clients
 from copypool_coordinator.capabilities import Mint
 from copypool_coordinator.config import Limits
 from copypool_coordinator.node_link import NodeLink
@@ -33,6 +33,7 @@ from kit.eventually import eventually
 from kit.fake_coordinator import running
 from kit.little_view import LittleView
 from kit.node_process import running_node
+from kit.played_server import serving_connections
 
 NODE = 1
 STRANGER = 77  #: a node id that no heartbeat names: its URL is taken from the command
@@ -56,15 +57,12 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.ports.append(writer.get_extra_info("peername")[1])
-        try:
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                self.requests += 1
-                self._writer = writer
-                writer.write(HEAD % len(self.body) + self.body[: self.stops_at])
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            writer.transport.abort()
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            self.requests += 1
+            self._writer = writer
+            writer.write(HEAD % len(self.body) + self.body[: self.stops_at])
+            await writer.drain()
 
     def send_on(self) -> None:
         """Send what was held back; a little of it is there for the client before this returns."""
@@ -79,24 +77,8 @@ class Server:
 @asynccontextmanager
 async def serving(size_bytes: int) -> AsyncIterator[Server]:
     served = Server(size_bytes)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        await served.serve(reader, writer)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with serving_connections(served.serve) as served.url:
         yield served
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
 
 
 def protocols(connector: aiohttp.BaseConnector | None) -> list[ResponseHandler]:
@@ -344,7 +326,7 @@ async def _relay_to_a_client_that_takes_little(files: TlsFiles | None, monkeypat
     looks = 0
     takes = True
     told: list[str] = []
-    really_taken_bytes = files_http._taken_bytes
+    really_taken_bytes = slow_clients._taken_bytes
 
     def look(transport: asyncio.Transport | None) -> int:
         nonlocal looks
@@ -363,18 +345,18 @@ async def _relay_to_a_client_that_takes_little(files: TlsFiles | None, monkeypat
         await response.prepare(request)
         try:
             for _ in range(2):
-                await files_http._write(request, response, bytes(PIECE_BYTES))
+                await slow_clients.write_piece(request, response, bytes(PIECE_BYTES))
             told.append(f"went on {looks > 8}")
             takes = False
             for _ in range(2):
-                await files_http._write(request, response, bytes(PIECE_BYTES))
+                await slow_clients.write_piece(request, response, bytes(PIECE_BYTES))
         except BaseException as error:
             told.append(repr(error))
             raise
         return response
 
-    monkeypatch.setattr(files_http, "_CLIENT_STALL_S", 0.05)
-    monkeypatch.setattr(files_http, "_taken_bytes", look)
+    monkeypatch.setattr(slow_clients, "CLIENT_STALL_S", 0.05)
+    monkeypatch.setattr(slow_clients, "_taken_bytes", look)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
     listener.bind(("127.0.0.1", 0))

@@ -9,9 +9,7 @@ from copypool_coordinator.offpolicy import OffPolicy
 from copypool_coordinator.policy import places
 from copypool_coordinator.rows import FORMAT, LeaderRow
 from copypool_coordinator.status import StatusFacts
-from kit.toy_cluster import MIB, ToyCluster
-
-E = 7
+from kit.toy_cluster import ToyCluster
 
 
 class Seen:
@@ -49,14 +47,6 @@ class Seen:
         reply = status.build(self.cluster.view, await self.facts(**changes))
         assert reply.healthy == (not reply.reasons)
         return reply
-
-
-def proven(cluster: ToyCluster, length: int = 40 * MIB) -> None:
-    cluster.open_extent(E, writer=1, length=length)
-    cluster.settle()
-    cluster.seal(E)
-    cluster.wait(cluster.policy.first_verify_delay_ms)
-    cluster.settle()
 
 
 def only(reply: StatusReply) -> str:

@@ -23,8 +23,9 @@ from copypool_coordinator.rows import (
     NamespaceRow,
 )
 from copypool_coordinator.runner import trouble
-from kit.seen_status import E, Seen, only, proven
+from kit.seen_status import Seen, only
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
+from kit.toy_extent import E, whole_copied
 
 
 async def test_an_empty_cluster_is_green_and_proves_nothing() -> None:
@@ -32,7 +33,7 @@ async def test_an_empty_cluster_is_green_and_proves_nothing() -> None:
     reply = await seen.status()
     assert (reply.healthy, reply.empty) == (True, True)
     assert status_text(reply).startswith("OK: empty: nothing to prove")
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     assert not (await seen.status()).empty
 
 
@@ -43,7 +44,7 @@ async def test_a_catalog_without_a_node_is_not_green() -> None:
 
 async def test_copied_and_read_back_is_green_and_named() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.put(keys.named(keys.COORDINATOR, "c1"), CoordinatorRow(FORMAT, "http://c1", 0))
     seen.cluster.put(keys.named(keys.COUNTERS, "c1"), CountersRow(FORMAT, 10, 40 * MIB, 5_000, {}))
     reply = await seen.status()
@@ -91,7 +92,7 @@ async def test_sealed_but_not_read_back_is_not_yet_green() -> None:
 
 async def test_old_proof_is_no_proof() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.wait(2 * seen.cluster.policy.scrub_period_ms + 1_000)
     reply = await seen.status()
     assert "the scrub is behind" in only(reply)
@@ -101,7 +102,7 @@ async def test_old_proof_is_no_proof() -> None:
 async def test_a_lost_node_is_waited_for_then_rebuilt_and_then_green_without_it() -> None:
     seen = Seen(ToyCluster())
     cluster = seen.cluster
-    proven(cluster)
+    whole_copied(cluster)
     cluster.down(1)
     cluster.settle()
     cluster.wait(20_000)
@@ -139,7 +140,7 @@ async def test_a_node_that_was_taken_out_is_not_away() -> None:
 async def test_one_primary_node_says_what_it_cannot_do() -> None:
     """B9: there is nothing to rebuild on, and that is said, not silent."""
     seen = Seen(ToyCluster(primary_nodes=1))
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.down(1)
     seen.cluster.settle()
     seen.cluster.wait(seen.cluster.policy.grace_ms)
@@ -156,7 +157,7 @@ async def test_a_cluster_without_copy_volumes_says_so() -> None:
 
 async def test_damage_is_shown_where_it_is() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.mark(E, 1, "damaged")
     reply = await seen.status()
     assert reply.damaged_locations == 1
@@ -187,7 +188,7 @@ async def test_files_that_only_an_absent_node_has_are_unavailable_until_its_volu
 async def test_files_that_only_damaged_locations_reach_are_counted_apart_and_the_lost_are_called_lost() -> None:
     seen = Seen(ToyCluster())
     cluster = seen.cluster
-    proven(cluster, 40_000)
+    whole_copied(cluster, 40_000)
     (copy,) = [each.volume for each in cluster.row(E).locations if each.volume != 1]
 
     def mark(volume: int, bad_offset: int) -> None:
@@ -241,7 +242,7 @@ async def test_deleted_files_are_neither_unavailable_nor_lost() -> None:
 
 async def test_the_brake_is_a_reason() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     for node in (1, 2):
         seen.cluster.down(node)
     seen.cluster.settle()
@@ -273,7 +274,7 @@ def heard(cluster: ToyCluster, ages_s: dict[int, float]) -> Heartbeats:
 
 async def test_a_node_that_is_silent_for_three_heartbeats_is_not_green_before_its_session_ends() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     fresh = {2: 0.5, 3: 1.0, 4: 2.9}
     assert (await seen.status(heartbeats=heard(seen.cluster, {1: 8.9, **fresh}))).healthy
     reply = await seen.status(heartbeats=heard(seen.cluster, {1: 9.1, **fresh}))
@@ -285,7 +286,7 @@ async def test_a_node_that_is_silent_for_three_heartbeats_is_not_green_before_it
 
 async def test_a_coordinator_that_has_just_begun_knows_no_heartbeats_and_calls_nobody_silent() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     reply = await seen.status(heartbeats=heard(seen.cluster, {2: 0.5}))
     assert reply.healthy
     assert [node.heartbeat_age_s for node in reply.nodes] == [None, 0.5, None, None]
@@ -293,7 +294,7 @@ async def test_a_coordinator_that_has_just_begun_knows_no_heartbeats_and_calls_n
 
 async def test_a_node_that_has_just_registered_anew_is_not_silent() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     beats = heard(seen.cluster, {1: 60.0, 2: 0.5})
     seen.cluster.up(1)
     assert (await seen.status(heartbeats=beats)).healthy
@@ -301,7 +302,7 @@ async def test_a_node_that_has_just_registered_anew_is_not_silent() -> None:
 
 async def test_a_coordinator_that_hears_nobody_blames_itself() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     reply = await seen.status(heartbeats=heard(seen.cluster, dict.fromkeys(range(1, 5), 20.0)))
     assert only(reply) == "coordinator2 has heard no node for 20 s: it may be cut off from them"
 
@@ -314,7 +315,7 @@ async def test_a_heartbeat_that_came_while_the_answer_was_made_has_no_negative_a
 
 async def test_without_etcd_the_first_line_says_so() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     reply = await seen.status(catalog_down=True, current=False, sampled=False, heard_age_s=42.0)
     assert reply.catalog_down
     assert only(reply).startswith("etcd does not answer (catalog_down)")
@@ -387,7 +388,7 @@ async def test_waiting_ends_when_what_was_committed_before_is_copied_whatever_ca
 
 async def test_waiting_goes_on_when_the_copy_that_was_there_is_gone() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     assert (await ask(seen)).done
     seen.cluster.mark(E, 3, "damaged")
     assert not (await ask(seen)).done
@@ -439,7 +440,7 @@ async def test_a_namespace_without_copies_and_a_cluster_in_one_zone_are_said_pla
 
 async def test_a_scrub_that_will_be_late_is_a_reason_before_proof_ends() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.wait(int(1.6 * seen.cluster.policy.scrub_period_ms))
     await seen.facts()
     scrub = seen.index.scrub.progress(seen.cluster.policy, seen.cluster.now_ms)

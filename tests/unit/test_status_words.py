@@ -11,8 +11,9 @@ from copypool_coordinator.heartbeats import Heartbeats
 from copypool_coordinator.policy import places
 from copypool_coordinator.rows import FORMAT, ClassRow, NamespaceRow, Share, VolumeRow
 from kit.little_view import report
-from kit.seen_status import E, Seen, only, proven
+from kit.seen_status import Seen, only
 from kit.toy_cluster import CLASS, MIB, PRIMARY, ToyCluster
+from kit.toy_extent import E, whole_copied
 
 
 async def test_a_primary_pool_that_is_down_to_one_node_is_green_but_not_without_a_word() -> None:
@@ -39,7 +40,7 @@ async def test_a_primary_pool_that_is_down_to_one_node_is_green_but_not_without_
 
 async def test_a_node_s_own_words_say_why_its_volume_is_not_mounted() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     view, now_s = seen.cluster.view, seen.cluster.now_ms / 1000
     epoch = view.sessions[1].mod_revision
     row = view.volumes["volume1"].row
@@ -55,7 +56,7 @@ async def test_a_node_s_own_words_say_why_its_volume_is_not_mounted() -> None:
 
 async def test_a_volume_that_was_taken_out_and_comes_back_is_not_silently_left_aside() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     beats, now_s = Heartbeats(), seen.cluster.now_ms / 1000
     epoch = seen.cluster.view.sessions[1].mod_revision
     beats.note(HeartbeatRequest(1, epoch, False, [], 0, [Unmounted("old", "it was taken out")]), now_s)
@@ -68,7 +69,7 @@ async def test_a_volume_that_was_taken_out_and_comes_back_is_not_silently_left_a
 
 async def test_what_waits_for_a_volume_that_an_operator_made_unavailable_is_not_said_to_be_rebuilt() -> None:
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.set_access(1, "unavailable")
     reply = await seen.status()
     first, second = reply.reasons
@@ -121,7 +122,7 @@ async def test_a_full_pool_is_said_before_and_after_it_lacks_something() -> None
 
 async def test_bytes_whose_copy_is_on_a_node_that_is_away_are_not_said_to_have_had_none() -> None:
     seen = Seen(ToyCluster(copy_nodes=1))
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.down(3)
     seen.cluster.perform_all(seen.cluster.plan())  # when it went is written down
     reply = await seen.status()
@@ -136,7 +137,7 @@ async def test_bytes_whose_copy_is_on_a_node_that_is_away_are_not_said_to_have_h
 async def test_files_that_were_stored_before_copies_were_wanted_are_not_passed_over() -> None:
     """They are where the policy of their time wants them: green, and yet lost with one disk."""
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     bare, later = 9, ClassRow(FORMAT, 9, PRIMARY, [], "primary")
     seen.cluster.put(keys.named(keys.CLASS, "bare"), later)
     for extent, namespace in ((E, 5), (E + 1, 6)):
@@ -160,7 +161,7 @@ async def test_one_answer_looks_at_so_many_older_extents_and_says_what_it_does_n
 ) -> None:
     monkeypatch.setattr(exposure, "_LOOKED_AT_MAX", 3)
     seen = Seen(ToyCluster())
-    proven(seen.cluster)
+    whole_copied(seen.cluster)
     seen.cluster.put(keys.named(keys.CLASS, "bare"), ClassRow(FORMAT, 9, PRIMARY, [], "primary"))
     for extent in (E, E + 1):
         row = replace(seen.cluster.row(E), class_id=9, shares=[Share(7, MIB, 1, MIB)])
